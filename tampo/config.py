@@ -1,0 +1,194 @@
+"""The parameters of an experiment: one flat set that YAML files, the command line and notebooks all build.
+
+`Params` is everything; `TrainingConfig` and `EvaluationConfig` are the parts that decide what a training and an
+evaluation produce, and so what a stored run is known by (`tampo.runs`).
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tampo.controllers import ControllerName
+from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
+
+# What each controller reads. The other parameters of this list do not change its training.
+_CONTROLLER_PARAMETERS: dict[str, frozenset[str]] = {
+    "fixed": frozenset({"temperature"}),
+    "linear": frozenset({"temperature_start", "temperature_end"}),
+    "tampo": frozenset({"alpha", "p", "likelihood", "meta_warmup_ratio", "meta_warmup_temperature"}),
+}
+_ALL_CONTROLLER_PARAMETERS = frozenset().union(*_CONTROLLER_PARAMETERS.values())
+
+
+class ConfigError(ValueError):
+    """A parameter is unknown, of the wrong type or out of range; the message names it and the way out."""
+
+
+class _Flat(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("temperatures", "benchmarks", "seeds", mode="before", check_fields=False)
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        """Lists as `papermill -p` can write them: `-p seeds 0`, `-p seeds 0,1,2`."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return [value] if isinstance(value, int | float) else value
+
+
+class TrainingConfig(_Flat):
+    """One training run. Defaults are those of the mini scale."""
+
+    model: str = Field("mini", description="'mini' (shipped), a folder, or a Hugging Face id.")
+    train_problems: int = Field(2000, ge=1, description="Training problems a task family.")
+    data_seed: int = Field(0, ge=0, description="Seed of the training problems.")
+    steps: int = Field(100, ge=1, description="Optimizer steps (section 4.1: 200).")
+    prompts_per_step: int = Field(32, ge=1, description="Prompts in a step (section 4.1: 32).")
+    num_generations: int = Field(8, ge=2, description="Rollouts a prompt, G (section 4.1: 8).")
+    micro_batch: int = Field(128, ge=1, description="Rollouts in one forward and backward pass.")
+    max_completion_length: int = Field(64, ge=1, description="Tokens a rollout may have.")
+    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate (section 4.1: 1e-6).")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    beta: float = Field(0.0, ge=0, description="Weight of the KL term (Eq. 13).")
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    controller: ControllerName = Field("tampo", description="Rule that sets the sampling temperature.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the fixed controller.")
+    temperature_start: float = Field(0.9, gt=0, description="First temperature of the linear controller.")
+    temperature_end: float = Field(1.5, gt=0, description="Last temperature of the linear controller.")
+    temperatures: tuple[float, ...] = Field(DEFAULT_TEMPERATURES, description="Candidates T_1 ... T_K (section 4.1).")
+    alpha: float = Field(0.05, ge=0, le=1, description="Weight of the newest batch in the average of Eq. 11.")
+    p: float = Field(0.7, ge=0, le=1, description="Nucleus mass of the meta-policy (section 4.3); 0 is greedy.")
+    likelihood: Likelihood = Field("sum", description="Log-likelihoods by sum (Eq. 8) or mean (Eq. 6) over tokens.")
+    meta_warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps at the warm-up temperature.")
+    meta_warmup_temperature: float = Field(1.0, gt=0, description="Sampling temperature of the warm-up.")
+    seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
+
+    @field_validator("temperatures")
+    @classmethod
+    def _distinct_temperatures(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        check_temperatures("temperatures", value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        rollouts = self.prompts_per_step * self.num_generations
+        if rollouts % self.micro_batch:
+            raise ValueError(
+                f"micro_batch ({self.micro_batch}) must divide prompts_per_step * num_generations ({rollouts})."
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of this training: all values but those that only other controllers read."""
+        idle = _ALL_CONTROLLER_PARAMETERS - _CONTROLLER_PARAMETERS[self.controller]
+        return self.model_dump(mode="json", exclude=set(idle))
+
+
+class EvaluationConfig(_Flat):
+    """One evaluation of one model (section 4.1: 8 samples at temperature 1.0)."""
+
+    benchmarks: tuple[str, ...] = Field((), description="Benchmarks to evaluate; empty: all of the scale.")
+    eval_problems: int = Field(100, ge=1, description="Problems a benchmark.")
+    eval_samples: int = Field(8, ge=1, description="Samples a problem.")
+    eval_temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    eval_max_completion_length: int = Field(64, ge=1, description="Tokens a sample may have.")
+    eval_batch: int = Field(512, ge=1, description="Samples generated at a time.")
+    eval_seed: int = Field(0, ge=0, description="Seed of the problems and the samples.")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of this evaluation of a given model."""
+        return self.model_dump(mode="json")
+
+
+class Params(TrainingConfig, EvaluationConfig):
+    """All parameters of a scale, flat, as in params/*.yaml."""
+
+    scale: str = Field("mini", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the folder in results/.")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Training seeds of a table.")
+    workers: int | None = Field(None, ge=1, description="Runs side by side, one thread each; default: one a core.")
+
+    def training(self, **changes: Any) -> TrainingConfig:
+        """The training that these parameters describe, with `changes`."""
+        return TrainingConfig(**self.model_dump(include=set(TrainingConfig.model_fields)) | changes)
+
+    def evaluation(self, **changes: Any) -> EvaluationConfig:
+        """The evaluation that these parameters describe, with `changes`."""
+        return EvaluationConfig(**self.model_dump(include=set(EvaluationConfig.model_fields)) | changes)
+
+
+def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None = None) -> Params:
+    """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
+
+    An override of None leaves the file's value.
+
+    Raises:
+        ConfigError: No such scale or file, not a flat mapping, an unknown parameter (with the nearest known name),
+            or a value of the wrong type or out of range.
+
+    Example:
+        >>> load_params("mini", {"alpha": 0.1}).alpha
+        0.1
+    """
+    path = _params_path(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name in [*values, *given]:
+        check_parameter_name(str(name), where=f"{path}" if name in values else "the overrides")
+    try:
+        return Params(**(values | given))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+
+
+def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError, with the nearest known name, unless `name` is a field of `Params` or among `also`."""
+    known = [*Params.model_fields, *also]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
+        raise ConfigError(f"Unknown parameter {name!r} in {where}.{hint}")
+
+
+def project_root() -> Path:
+    """The folder that holds params/ and notebooks/: the nearest above the working directory, else the checkout."""
+    here = Path.cwd().resolve()
+    checkout = Path(__file__).resolve().parents[1]
+    for folder in (here, *here.parents, checkout):
+        if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    raise ConfigError(f"No folder with params/ and notebooks/ at or above {here}: run from inside the project.")
+
+
+def _params_path(source: str | Path) -> Path:
+    if str(source).endswith((".yaml", ".yml")):
+        path = Path(source).expanduser()
+        if not path.is_file() and not path.is_absolute():
+            path = project_root() / path  # notebooks run in their own folder
+        if not path.is_file():
+            raise ConfigError(f"No parameter file {source}.")
+        return path
+    folder = project_root() / "params"
+    path = folder / f"{source}.yaml"
+    if not path.is_file() or Path(source).name != str(source):
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ConfigError(f"No scale {str(source)!r} in {folder}; known are {', '.join(known)}, or give a .yaml file.")
+    return path
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        given = f", got {item['input']!r}" if name else ""
+        lines.append(f"  {name or 'parameters'}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return f"Bad parameters (from {path}, with overrides):\n" + "\n".join(lines)

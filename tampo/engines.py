@@ -1,0 +1,91 @@
+"""Engines that sample completions from a model, behind one call."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion: its text without special tokens, its tokens, and whether the length limit cut it."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+class Engine(Protocol):
+    """Samples from one model."""
+
+    def generate(
+        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[Completion]]:
+        """`samples` completions for each prompt, in order. The same arguments give the same completions."""
+
+
+class TransformersEngine:
+    """`model.generate` over batches of prompts of like length.
+
+    Samples come from torch's generator, seeded for each batch: they depend on `seed` and on which prompts share a
+    batch, so `batch` belongs to what an evaluation is known by.
+
+    Args:
+        model: A folder or a Hugging Face id.
+        batch: Completions generated at a time.
+        device: Where to run.
+    """
+
+    def __init__(self, model: str, batch: int = 512, device: str = "cpu") -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map=device).eval()
+        self._batch = batch
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+    ) -> list[list[Completion]]:
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
+        rows = [i for i in order for _ in range(samples)]
+        result: list[list[Completion]] = [[] for _ in prompts]
+        for start in range(0, len(rows), self._batch):
+            chosen = rows[start : start + self._batch]
+            completions = self._generate_batch(
+                [prompts[i] for i in chosen], temperature, max_tokens, _batch_seed(seed, start)
+            )
+            for i, completion in zip(chosen, completions, strict=True):
+                result[i].append(completion)
+        return result
+
+    def _generate_batch(self, prompts: list[str], temperature: float, max_tokens: int, seed: int) -> list[Completion]:
+        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            output = self._model.generate(
+                **inputs,
+                do_sample=True,
+                temperature=temperature,
+                top_p=1.0,
+                top_k=0,
+                max_new_tokens=max_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+        ids = output[:, inputs.input_ids.shape[1] :]  # (b, C)
+        # Whatever the model counts as an end, at its first place; the pad token may be one of them.
+        ends = self._model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
+        ended = torch.isin(ids, ends)  # (b, C)
+        lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1])  # (b,)
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [
+            Completion(text, int(length), not bool(done))
+            for text, length, done in zip(texts, lengths, ended.any(dim=1), strict=True)
+        ]
+
+
+def _batch_seed(seed: int, start: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{start}".encode()).digest()[:7], "big")

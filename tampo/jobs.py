@@ -1,0 +1,171 @@
+"""Several runs side by side, each in a process of its own with one thread.
+
+One thread a run, because a model small enough for a CPU gains nothing from more, and two processes with two threads
+each on two cores are several times slower than with one each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.runs import PROGRESS, Record, RunStore, evaluation_identity, training_identity
+
+
+class RunFailed(RuntimeError):
+    """A run ended with an error; the message holds the end of its log and the log's path."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to evaluate, after training it where `training` is given. `label` names it in progress lines."""
+
+    label: str
+    evaluation: EvaluationConfig
+    training: TrainingConfig | None = None
+    model: str = "mini"
+
+    def folder(self, store: RunStore) -> Path:
+        """Where the job's evaluation is, or will be."""
+        return store.folder("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
+
+    def find(self, store: RunStore) -> tuple[Record | None, Record] | None:
+        """(training, evaluation) if both are finished, else None. The training of a base model is None."""
+        training = None
+        if self.training is not None:
+            training = store.load("training", training_identity(self.training))
+            if training is None:
+                return None
+        evaluation = store.load("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
+        return None if evaluation is None else (training, evaluation)
+
+    def progress(self, store: RunStore) -> str:
+        """Where a running job stands, in words."""
+        if self.training is not None:
+            row = _read_json(store.folder("training", training_identity(self.training)) / PROGRESS)
+            if row:
+                reward, temperature = row.get("reward"), row.get("temperature")
+                detail = f", reward {reward:.2f}, T {temperature:.2f}" if reward is not None and temperature else ""
+                return f"step {row['step']}/{row['steps']}{detail}"
+        row = _read_json(self.folder(store) / PROGRESS)
+        return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
+
+
+def say_now(line: str) -> None:
+    """Print a line at once, so that progress is seen in a notebook and in papermill's log while it is made."""
+    print(line, flush=True)
+
+
+def run_jobs(
+    store: RunStore,
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    say: Callable[[str], None] = say_now,
+    every: float = 20.0,
+) -> list[tuple[Record | None, Record]]:
+    """The records of all jobs, in order; those that are missing are made side by side.
+
+    Args:
+        store: Where records are kept.
+        jobs: What to make.
+        workers: Processes at a time, one thread each; default: one for each core this process may use.
+        say: Where lines of progress go.
+        every: Seconds between two lines of progress.
+
+    Raises:
+        RunFailed: A job failed. Others that were running are stopped; what they did is kept and goes on next time.
+    """
+    missing = list({job.folder(store): job for job in jobs if job.find(store) is None}.values())
+    found = len(jobs) - len(missing)
+    say(f"{found} of {len(jobs)} runs are there" + (f", making {len(missing)} in {store.root}." if missing else "."))
+    if missing:
+        _run_missing(store, missing, workers or len(os.sched_getaffinity(0)), say, every)
+    made = []
+    for job in jobs:
+        records = job.find(store)
+        if records is None:
+            raise RunFailed(f"{job.label}: its records in {store.root} are not whole after the run.")
+        made.append(records)
+    return made
+
+
+def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callable[[str], None], every: float) -> None:
+    store.root.mkdir(parents=True, exist_ok=True)
+    waiting, running = list(jobs), list[_Worker]()
+    start = said = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_Worker(store, waiting.pop(0)))
+            time.sleep(0.2)
+            ended = [worker for worker in running if worker.process.poll() is not None]
+            for worker in ended:
+                running.remove(worker)
+                worker.check()
+                done = len(jobs) - len(waiting) - len(running)
+                say(f"[{_clock(start)}] {worker.job.label}: done ({done} of {len(jobs)})")
+            if running and time.monotonic() - said >= every:
+                said = time.monotonic()
+                say(f"[{_clock(start)}] " + " | ".join(f"{w.job.label}: {w.job.progress(store)}" for w in running))
+    finally:  # after an error or Ctrl-C; what was done stays in the checkpoints
+        for worker in running:
+            worker.process.terminate()
+        for worker in running:
+            worker.process.wait()
+
+
+class _Worker:
+    """A process that makes the records of one job."""
+
+    def __init__(self, store: RunStore, job: Job) -> None:
+        self.job = job
+        self.log = store.root / f"{job.folder(store).name}.log"
+        order = {
+            "root": str(store.root),
+            "model": job.model,
+            "evaluation": job.evaluation.model_dump(mode="json"),
+            "training": None if job.training is None else job.training.model_dump(mode="json"),
+        }
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with open(self.log, "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tampo.jobs", json.dumps(order)], stdout=log, stderr=log, env=environment
+            )
+
+    def check(self) -> None:
+        if self.process.returncode:
+            tail = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+            raise RunFailed(f"{self.job.label} failed (exit {self.process.returncode}); from {self.log}:\n{tail}")
+        self.log.unlink(missing_ok=True)
+
+
+def main(order: str) -> None:
+    """What a worker process does: make the records of the job described by a JSON text."""
+    import torch
+
+    torch.set_num_threads(1)
+    job = json.loads(order)
+    training = None if job["training"] is None else TrainingConfig(**job["training"])
+    RunStore(Path(job["root"])).evaluate(EvaluationConfig(**job["evaluation"]), job["model"], training)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _clock(start: float) -> str:
+    seconds = int(time.monotonic() - start)
+    return f"{seconds // 60:02d}:{seconds % 60:02d}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

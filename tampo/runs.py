@@ -1,0 +1,185 @@
+"""The store that makes a training or an evaluation happen once.
+
+A record is a folder results/<scale>/runs/<kind>-<hash>, named by the hash of everything that decides its content.
+It is finished when its manifest.json is there, which is written last and lists the other files with their
+checksums. What is there is used, by any notebook; what was interrupted goes on; a file lock lets one process make a
+record while others wait, and is released by the system when its holder dies.
+
+`tampo.jobs` makes several records side by side.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from tampo.config import EvaluationConfig, Params, TrainingConfig, project_root
+from tampo.files import atomic_path, write_json
+from tampo.provenance import provenance
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+
+# Raised when the code changes what a config produces, so that records of older code are not taken for new ones.
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run: its folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def metrics(self) -> pd.DataFrame:
+        """TRL's log of a training, one row a step (without wall times)."""
+        return pd.read_csv(self.folder / "metrics.csv")
+
+    def samples(self) -> pd.DataFrame:
+        """The judged samples of an evaluation, one row a sample (`tampo.evaluate.evaluate`)."""
+        return pd.read_parquet(self.folder / "samples.parquet")
+
+
+class RunStore:
+    """The records of one scale.
+
+    Args:
+        root: Folder of the records; made when the first one is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    def of(cls, params: Params) -> "RunStore":
+        """The store of a scale: results/<scale>/runs in the project."""
+        return cls(project_root() / "results" / params.scale / "runs")
+
+    def folder(self, kind: str, identity: dict[str, Any]) -> Path:
+        """Where the record of `identity` is, or will be."""
+        canonical = json.dumps({"version": RECORD_VERSION, **identity}, sort_keys=True, allow_nan=False)
+        return self.root / f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+
+    def load(self, kind: str, identity: dict[str, Any]) -> Record | None:
+        """The finished record of `identity`, or None. One whose files were changed does not count as finished."""
+        folder = self.folder(kind, identity)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            whole = all(_sha256(folder / name) == digest for name, digest in manifest["files"].items())
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
+        return Record(folder, manifest) if whole else None
+
+    def make(self, kind: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Record:
+        """The record of `identity`, made by `build` unless it is there.
+
+        Args:
+            kind: First part of the folder's name.
+            identity: Everything that decides the result; plain JSON types.
+            build: Called with the record's folder, which may hold what an interrupted call left; writes the
+                record's files there (what it puts into checkpoints/ is removed in the end) and returns entries for
+                the manifest.
+        """
+        folder = self.folder(kind, identity)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            record = self.load(kind, identity)
+            if record is not None:
+                return record
+            if (folder / MANIFEST).exists():
+                _set_aside(folder)
+            folder.mkdir(exist_ok=True)
+            start = time.time()
+            extra = build(folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / PROGRESS).unlink(missing_ok=True)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            manifest = {
+                "kind": kind,
+                "identity": identity,
+                "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+                "seconds": round(time.time() - start, 1),
+                **provenance(),
+                **extra,
+            }
+            write_json(folder / MANIFEST, manifest)
+        return Record(folder, manifest)
+
+    def train(self, config: TrainingConfig) -> Record:
+        """The record of a training: model/, metrics.csv, and step times in the manifest."""
+        from tampo.training import TIMINGS, train
+
+        def build(folder: Path) -> dict[str, Any]:
+            log = pd.DataFrame(train(config, folder, lambda row: write_json(folder / PROGRESS, _brief(row))))
+            with atomic_path(folder / "metrics.csv") as temporary:
+                log.drop(columns=list(TIMINGS), errors="ignore").to_csv(temporary, index=False)
+            return {"seconds_a_step": round(float(log["step_time"].median()), 3)}
+
+        return self.make("training", training_identity(config), build)
+
+    def evaluate(self, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
+        """The record of an evaluation, samples.parquet, of the model that `training` makes (None: of `model`)."""
+        from tampo.engines import TransformersEngine
+        from tampo.evaluate import evaluate
+        from tampo.training import model_folder
+
+        trained = None if training is None else self.train(training)
+
+        def build(folder: Path) -> dict[str, Any]:
+            weights = model_folder(model) if trained is None else str(trained.folder / "model")
+            engine = TransformersEngine(weights, batch=config.eval_batch)
+            samples = evaluate(engine, config, lambda row: write_json(folder / PROGRESS, row))
+            with atomic_path(folder / "samples.parquet") as temporary:
+                samples.to_parquet(temporary, compression="zstd")
+            return {"tokens": int(samples["tokens"].sum())}
+
+        return self.make("evaluation", evaluation_identity(config, model, training), build)
+
+
+def training_identity(config: TrainingConfig) -> dict[str, Any]:
+    """What the record of a training is known by."""
+    return config.identity() | {"model_revision": _revision(config.model)}
+
+
+def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
+    """What the record of an evaluation is known by."""
+    if training is None:
+        return config.identity() | {"model": model, "model_revision": _revision(model)}
+    return config.identity() | {"training": training_identity(training)}
+
+
+def _revision(model: str) -> str | None:
+    from tampo.training import model_revision
+
+    return model_revision(model)
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a record that is not what its manifest says out of the way, without losing it."""
+    for number in range(1, 1000):
+        target = folder.with_name(f"{folder.name}.damaged-{number}")
+        if not target.exists():
+            folder.rename(target)
+            print(f"{folder} does not match its manifest; moved to {target.name}, making it again.", file=sys.stderr)
+            return
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("step", "steps", "reward", "temperature") if row.get(name) is not None}

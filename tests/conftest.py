@@ -1,0 +1,65 @@
+"""A random model of a few thousand parameters, for tests of the machinery (the mini model is for tests of results)."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the suite runs one process per core
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+torch.set_num_threads(1)
+
+ALPHABET = "0123456789+= abcdef"
+
+
+def make_tiny_model(folder: Path) -> Path:
+    """A random Qwen2 with a character tokenizer in `folder`, its logits spread so that a temperature shows."""
+    vocabulary = {character: i for i, character in enumerate(["<pad>", "<eos>", *ALPHABET])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(0, 0.3)  # logits of standard deviation about 1.7
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def prompts() -> Dataset:
+    return Dataset.from_dict({"prompt": [f"{a}+{b}=" for a in range(8) for b in range(8)]})
+
+
+def digit_reward(completions: list[str], **kwargs: object) -> list[float]:
+    """Share of digits: dense enough that groups have a spread."""
+    return [sum(c.isdigit() for c in completion) / (1 + len(completion)) for completion in completions]

@@ -1,0 +1,342 @@
+"""Contract of TAMPOTrainer: the temperature in force reaches sampling and loss alike, and nothing else changes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from scipy.stats import chisquare
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from tampo.controllers import Observation, make_controller
+from tampo.trainer import CONTROLLER_STATE_NAME, FusedHead, TAMPOConfig, TAMPOTrainer
+from tests.conftest import digit_reward
+
+SETTINGS = {
+    "per_device_train_batch_size": 16,
+    "num_generations": 8,
+    "max_completion_length": 8,
+    "max_steps": 4,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "model_init_kwargs": {"dtype": "float32"},
+}
+
+
+def make_trainer(model: Path, prompts: Dataset, output: Path, cls=TAMPOTrainer, peft_config=None, **changes):
+    config = GRPOConfig if cls is GRPOTrainer else TAMPOConfig
+    args = config(output_dir=str(output), **(SETTINGS | changes))
+    return cls(model=str(model), reward_funcs=digit_reward, args=args, train_dataset=prompts, peft_config=peft_config)
+
+
+class Watching(TAMPOTrainer):
+    """Keeps what each loss was computed from, and checks each pass against the whole logits."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.errors, self.passes, self.drawn, self.first_ratios = [], [], [], []
+
+    def _compute_loss(self, model, inputs):
+        first = not self.inside_generation_batch
+        loss = super()._compute_loss(model, inputs)
+        self.drawn.append(inputs["temperature"].item())
+        if first and "old_per_token_logps" in inputs:
+            ratio = (self.passes[-1][2] - inputs["old_per_token_logps"]).exp()
+            self.first_ratios.append(ratio[inputs["completion_mask"].bool()])
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
+        with torch.no_grad():  # the oracle: whole logits, log_softmax at the temperature in force
+            logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -logits_to_keep - 1 : -1]
+        expected = torch.log_softmax(logits / self.temperature, dim=-1)
+        expected = expected.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
+        keep = attention_mask[:, -logits_to_keep:].bool()
+        self.errors.append((result[0].detach() - expected)[keep].abs().max().item())
+        self.passes.append((self.temperature, model is self.ref_model, result[0].detach()))
+        return result
+
+
+REGIMES = {
+    "plain": {},
+    "accumulation": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
+    "batch of two steps": {"steps_per_generation": 2},
+    "batch longer than accumulation": {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
+    "two batches a step": {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 2,
+    },
+    "two iterations": {"num_iterations": 2},
+    "reference model": {"beta": 0.1},
+    "LoRA": {"peft": True},
+    "LoRA and reference": {"peft": True, "beta": 0.1, "steps_per_generation": 2},
+}
+
+
+@pytest.fixture(params=REGIMES, scope="module")
+def watched(request, tiny_model_path, prompts, tmp_path_factory):
+    """A short TAMPO run in each regime; with p = 1 and no warm-up, temperatures change from the start."""
+    changes = dict(REGIMES[request.param])
+    lora = LoraConfig(target_modules=["q_proj", "v_proj"], r=4) if changes.pop("peft", False) else None
+    changes |= {"meta_warmup_ratio": 0, "meta_top_p": 1, "max_steps": 8}
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path_factory.mktemp("run"), Watching, lora, **changes)
+    trainer.train()
+    return trainer
+
+
+def test_log_probs_in_the_loss_are_those_of_the_temperature_in_force(watched):
+    assert max(watched.errors) < 1e-4
+    assert len({temperature for temperature, _, _ in watched.passes}) > 1, "the test needs a temperature that changes"
+    if watched.ref_model is not None:
+        assert {is_reference for _, is_reference, _ in watched.passes} == {True, False}
+
+
+def test_importance_ratio_is_one_on_the_first_pass(watched):
+    """Where TRL scores rollouts before the update, the loss's first pass must agree; elsewhere it is the pass."""
+    assert bool(watched.first_ratios) == watched._scored_at_generation
+    for ratio in watched.first_ratios:
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
+
+
+def test_one_update_a_generation_batch_with_every_rollout(watched):
+    args = watched.args
+    passes = args.max_steps * args.gradient_accumulation_steps
+    assert watched.controller.meta_policy.updates == passes / (args.steps_per_generation * args.num_iterations)
+    assert len(watched.observation.advantages) == args.generation_batch_size
+
+
+def test_every_use_of_a_batch_is_at_the_temperature_it_was_sampled_at(watched):
+    per_batch = watched.args.steps_per_generation * watched.args.num_iterations
+    for start in range(0, len(watched.drawn), per_batch):
+        assert len(set(watched.drawn[start : start + per_batch])) == 1
+
+
+def test_likelihoods_are_those_of_the_generating_policy(tiny_model_path, prompts, tmp_path):
+    """The observation of the last batch against whole logits of the weights that sampled it, in every regime."""
+    for name, changes in {"at the loss": {}, "at generation": {"steps_per_generation": 2}}.items():
+        trainer = make_trainer(tiny_model_path, prompts, tmp_path / name, max_steps=4, **changes)
+        snapshots = []
+        original = trainer._generate_and_score_completions
+
+        def spy(inputs, original=original, trainer=trainer, snapshots=snapshots):
+            weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+            output = original(inputs)
+            snapshots.append((weights, {k: v.clone() for k, v in output.items() if torch.is_tensor(v)}))
+            return output
+
+        trainer._generate_and_score_completions = spy
+        trainer.train()
+        weights, batch = snapshots[-1]
+        generator = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32)
+        generator.load_state_dict(weights)
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        length = batch["completion_ids"].shape[1]
+        with torch.no_grad():
+            logits = generator(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
+        expected = []
+        for temperature in trainer.args.temperature_candidates:
+            logps = torch.log_softmax(logits / temperature, -1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+            expected.append((logps * batch["completion_mask"]).sum(1))
+        expected = torch.stack(expected, dim=1).numpy()  # (N, K)
+        # The trainer shuffles rows before the loss: compare as sets of rows.
+        order = lambda rows: rows[np.lexsort(rows.round(3).T)]  # noqa: E731
+        np.testing.assert_allclose(order(trainer.observation.log_likelihoods), order(expected), atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.5])
+def test_first_tokens_follow_the_tempered_softmax(tiny_model_path, tmp_path, temperature):
+    """Chi-square of 4,096 first tokens sampled by a TAMPO run whose warm-up holds one temperature."""
+    one_prompt = Dataset.from_dict({"prompt": ["3+4="] * 4096})
+    trainer = make_trainer(
+        tiny_model_path, one_prompt, tmp_path, max_steps=1, max_completion_length=1, per_device_train_batch_size=4096,
+        meta_warmup_ratio=1.0, meta_warmup_temperature=temperature, learning_rate=0.0,
+    )  # fmt: skip
+    samples = []
+    original = trainer._generate_single_turn
+    trainer._generate_single_turn = lambda *a, **k: (samples.append(original(*a, **k)), samples[-1])[1]
+    trainer.train()
+    counts = np.bincount([ids[0] for ids in samples[0][0]], minlength=21)
+    ids = trainer.processing_class("3+4=", return_tensors="pt").input_ids
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(ids).logits[0, -1]
+
+    def p_value(t: float) -> float:
+        expected = torch.softmax(logits.double() / t, -1).numpy()[: len(counts)] * counts.sum()
+        order = np.argsort(expected)
+        rare = order[: np.searchsorted(expected[order].cumsum(), 5) + 1]  # pooled, they are expected at least 5 times
+        pool = lambda x: np.append(np.delete(x, rare), x[rare].sum())  # noqa: E731
+        return chisquare(pool(counts), pool(expected) * counts.sum() / expected.sum()).pvalue
+
+    assert p_value(temperature) > 1e-3
+    assert p_value(1.0) < 1e-6, "the test must be able to tell temperatures apart"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"beta": 0.1, "steps_per_generation": 2}, {"temperature": 1.4, "num_iterations": 2}]
+)
+def test_fixed_controller_equals_grpo_bit_for_bit(tiny_model_path, prompts, tmp_path, changes):
+    plain = make_trainer(tiny_model_path, prompts, tmp_path / "plain", GRPOTrainer, **changes)
+    plain.train()
+    ours = make_trainer(tiny_model_path, prompts, tmp_path / "ours", temperature_controller="fixed", **changes)
+    ours.train()
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(weight, ours.model.state_dict()[name]), name
+    for theirs, mine in zip(plain.state.log_history[:-1], ours.state.log_history[:-1], strict=True):
+        assert {k: v for k, v in theirs.items() if k != "step_time"} == {k: mine[k] for k in theirs if k != "step_time"}
+    initial = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32).state_dict()
+    assert not all(torch.equal(w, initial[k]) for k, w in plain.model.state_dict().items()), "nothing was trained"
+
+
+def test_linear_controller_reaches_both_ends(tiny_model_path, prompts, tmp_path):
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path, temperature_controller="linear")
+    trainer.train()
+    temperatures = [row["temperature"] for row in trainer.state.log_history if "temperature" in row]
+    np.testing.assert_allclose(temperatures, [0.9, 1.1, 1.3, 1.5])
+
+
+def test_metrics_reach_the_log(tiny_model_path, prompts, tmp_path):
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path, meta_warmup_ratio=0.25, max_steps=8)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "temperature" in row]
+    assert [row["temperature"] for row in rows[:2]] == [1.0, 1.0]  # the warm-up: a quarter of 8 steps
+    for row in rows:
+        distribution = [row[f"meta_policy/p({t:g})"] for t in trainer.args.temperature_candidates]
+        assert sum(distribution) == pytest.approx(1)
+        positive = [p for p in distribution if p > 0]
+        assert row["meta_policy/entropy"] == pytest.approx(-sum(p * math.log(p) for p in positive))
+    observed = [row for row in rows if "optimal_temperature/positive_mean" in row]  # needs a spread of rewards
+    assert observed
+    for row in observed:
+        assert 0.6 <= row["optimal_temperature/positive_mean"] <= 1.5
+        assert row["optimal_temperature/positive_count"] + row["optimal_temperature/negative_count"] <= 16
+
+
+def test_evaluation_is_at_the_fixed_temperature_and_moves_nothing(tiny_model_path, prompts, tmp_path):
+    def run(evaluate: bool):
+        changes = {"eval_strategy": "steps", "eval_steps": 1} if evaluate else {}
+        args = TAMPOConfig(
+            output_dir=str(tmp_path), temperature=0.8, meta_warmup_temperature=1.3, meta_warmup_ratio=1.0,
+            per_device_eval_batch_size=8, **(SETTINGS | changes),
+        )  # fmt: skip
+        trainer = Watching(str(tiny_model_path), digit_reward, args, prompts, prompts.select(range(1)))
+        trainer.train()
+        return trainer
+
+    evaluated, quiet = run(True), run(False)
+    assert {t for t, _, _ in evaluated.passes} == {0.8, 1.3}
+    assert {t for t, _, _ in quiet.passes} == {1.3}
+    assert evaluated.controller.meta_policy.updates == quiet.controller.meta_policy.updates == 4
+
+
+def test_resume_is_exact(tiny_model_path, prompts, tmp_path):
+    """Four steps at once, and two, then two from the checkpoint: the same weights, temperatures and averages."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "meta_warmup_ratio": 0.25}
+    whole = make_trainer(tiny_model_path, prompts, tmp_path / "whole", **settings)
+    whole.train()
+    again = make_trainer(tiny_model_path, prompts, tmp_path / "whole", **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert again.controller.state_dict() == whole.controller.state_dict()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name]), name
+
+
+def test_saves_wait_for_the_end_of_a_generation_batch(tiny_model_path, prompts, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 7, "steps_per_generation": 3}
+    make_trainer(tiny_model_path, prompts, tmp_path, **settings).train()
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-7"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other controller", "other candidates"])
+def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompts, tmp_path, damage):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    make_trainer(tiny_model_path, prompts, tmp_path, **settings).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    state = checkpoint / CONTROLLER_STATE_NAME
+    if damage == "missing":
+        state.unlink()
+    elif damage == "truncated":
+        state.write_text(state.read_text()[:100])
+    elif damage == "other controller":
+        settings["temperature_controller"] = "linear"
+    else:
+        settings["temperature_candidates"] = [0.5, 1.0]
+    with pytest.raises(ValueError, match=CONTROLLER_STATE_NAME):
+        make_trainer(tiny_model_path, prompts, tmp_path, **settings).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature_controller", "tampoo"),
+        ("temperature_candidates", []),
+        ("temperature_candidates", [0.6, 0.6]),
+        ("temperature_candidates", [0.0, 1.0]),
+        ("temperature_candidates", [float("nan")]),
+        ("temperature", -1.0),
+        ("temperature_end", float("inf")),
+        ("meta_alpha", 1.5),
+        ("meta_top_p", float("nan")),
+        ("meta_warmup_ratio", -0.1),
+        ("meta_likelihood", "max"),
+        ("generation_kwargs", {"temperature": 2.0}),
+    ],
+)
+def test_config_names_the_bad_parameter(tmp_path, name, value):
+    with pytest.raises(ValueError, match=name):
+        TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | {name: value}))
+
+
+def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
+    args = GRPOConfig(output_dir=str(tmp_path), **SETTINGS)
+    with pytest.raises(TypeError, match="TAMPOConfig"):
+        TAMPOTrainer(str(tiny_model_path), digit_reward, args, prompts)
+
+
+def test_unknown_trl_is_refused(tiny_model_path):
+    with pytest.raises(RuntimeError, match="TRL"):
+        FusedHead(AutoModelForCausalLM.from_pretrained(tiny_model_path))
+
+
+def test_two_processes_hold_the_meta_policy_of_one(tiny_model_path, tmp_path):
+    """torchrun with gloo: both ranks draw the same temperatures; one process given the same rollouts agrees."""
+    root = Path(__file__).parents[1]
+    settings = {"max_steps": 6, "meta_warmup_ratio": 0.2, "meta_alpha": 0.5, "per_device_train_batch_size": 8}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "tests.two_processes", str(tiny_model_path), str(tmp_path), json.dumps(settings)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert len(set(first["temperatures"])) > 1, "the test needs a temperature that changes"
+    assert len(first["observations"][0][1]) == 16, "rollouts of both processes"
+
+    config = TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | settings))
+    alone = make_controller("tampo", config.controller_settings(config.max_steps))
+    drawn = []
+    for rows in first["observations"]:
+        drawn.append(alone.temperature(len(drawn)))
+        mixed = np.random.default_rng(1).permutation(len(rows[1]))  # one process would hold them in another order
+        observation = Observation(np.array(config.temperature_candidates), *(np.array(x)[mixed] for x in rows))
+        alone.update(observation)
+    assert drawn == first["temperatures"]
+    assert alone.state_dict() == first["state"]
