@@ -81,9 +81,11 @@ def run_jobs(
     Raises:
         RunFailed: A job failed. Others that were running are stopped; what they did is kept and goes on next time.
     """
-    missing = list({job.folder(store): job for job in jobs if job.find(store) is None}.values())
-    found = len(jobs) - len(missing)
-    say(f"{found} of {len(jobs)} runs are there" + (f", making {len(missing)} in {store.root}." if missing else "."))
+    # Jobs that ask for the same records are one.
+    wanted = list({job.folder(store): job for job in jobs}.values())
+    missing = [job for job in wanted if job.find(store) is None]
+    found = len(wanted) - len(missing)
+    say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {store.root}." if missing else "."))
     if missing:
         _run_missing(store, missing, workers or len(os.sched_getaffinity(0)), say, every)
     made = []

@@ -78,7 +78,7 @@ class RunStore:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             whole = all(_sha256(folder / name) == digest for name, digest in manifest["files"].items())
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return Record(folder, manifest) if whole else None
 
@@ -124,7 +124,8 @@ class RunStore:
         def build(folder: Path) -> dict[str, Any]:
             log = pd.DataFrame(train(config, folder, lambda row: write_json(folder / PROGRESS, _brief(row))))
             with atomic_path(folder / "metrics.csv") as temporary:
-                log.drop(columns=list(TIMINGS), errors="ignore").to_csv(temporary, index=False)
+                kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order
+                log[["step", *(name for name in kept if name != "step")]].to_csv(temporary, index=False)
             return {"seconds_a_step": round(float(log["step_time"].median()), 3)}
 
         return self.make("training", training_identity(config), build)

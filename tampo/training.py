@@ -105,6 +105,7 @@ def train(config: TrainingConfig, folder: Path, progress: Progress = lambda row:
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     trainer.save_model(str(folder / "model"))
+    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
     return [row for row in trainer.state.log_history if "loss" in row]
 
 

@@ -1,0 +1,110 @@
+"""Parameters: files, overrides, refusals, and what identifies a run."""
+
+import pytest
+import yaml
+
+from tampo.config import ConfigError, Params, TrainingConfig, load_params, project_root
+from tampo.notebook import notebook_params
+
+
+@pytest.mark.parametrize("path", sorted((project_root() / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_load(path):
+    params = load_params(path.stem)
+    assert params.scale == path.stem
+    assert load_params(path) == params
+
+
+def test_defaults_are_the_papers():
+    """Section 4.1: candidates 0.6 to 1.5 by 0.1, alpha 0.05, p 0.7, 10 % warm-up at 1.0, 32 prompts x 8."""
+    params = load_params("mini")
+    assert params.temperatures == (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+    assert (params.alpha, params.p, params.meta_warmup_ratio, params.meta_warmup_temperature) == (0.05, 0.7, 0.1, 1.0)
+    assert (params.num_generations, params.eval_samples, params.eval_temperature) == (8, 8, 1.0)
+
+
+def test_overrides_win_and_none_leaves_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("scale: mine\nalpha: 0.2\nseeds: [1, 2]\n")
+    params = load_params(path, {"alpha": 0.1, "p": None})
+    assert (params.alpha, params.p, params.seeds) == (0.1, 0.7, (1, 2))
+
+
+@pytest.mark.parametrize(("given", "expected"), [("0,1,2", (0, 1, 2)), (3, (3,)), ([4, 5], (4, 5)), ("7", (7,))])
+def test_lists_as_papermill_writes_them(given, expected):
+    assert load_params("mini", {"seeds": given}).seeds == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"alhpa": 0.05}, "Unknown parameter 'alhpa' in the overrides. Did you mean 'alpha'"),
+        ({"zzz": 1}, "Known are: .*learning_rate"),
+        ({"alpha": 1.5}, r"alpha: .*less than or equal to 1, got 1.5"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": "much"}, "alpha: .*valid number.*'much'"),
+        ({"p": -0.1}, "p: .*greater than or equal to 0"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"temperatures": []}, "temperatures must be a list of at least one"),
+        ({"temperatures": [1.0, 1.0]}, "temperatures must be distinct"),
+        ({"temperatures": [0.0]}, "temperatures must be positive"),
+        ({"seeds": []}, "seeds"),
+        ({"micro_batch": 7}, "micro_batch .7. must divide"),
+        ({"controller": "tempo"}, "controller: .*'tampo'"),
+        ({"scale": "../../etc"}, "scale"),
+        ({"likelihood": "max"}, "likelihood"),
+    ],
+)
+def test_bad_values_are_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_params("mini", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n- 2\n", "one flat mapping"),
+        ("alpha: [\n", "Cannot read"),
+        ("aplha: 0.1\n", "Unknown parameter 'aplha' in .*bad.yaml. Did you mean 'alpha'"),
+        ("!!python/object/apply:os.system ['true']\n", "Cannot read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_params(path)
+
+
+@pytest.mark.parametrize("source", ["maxi", "../pyproject", "nowhere.yaml"])
+def test_unknown_scales_are_refused(source):
+    with pytest.raises(ConfigError, match="No scale|No parameter file"):
+        load_params(source)
+
+
+def test_identity_holds_what_the_controller_reads_and_no_more():
+    base = load_params("mini")
+    assert base.training(controller="fixed", alpha=0.3).identity() == base.training(controller="fixed").identity()
+    assert base.training(alpha=0.3).identity() != base.training().identity()
+    assert base.training(controller="fixed", temperature=0.9).identity() != base.training(controller="fixed").identity()
+    assert base.training(temperature=0.9).identity() == base.training().identity()
+    assert base.training(seed=1).identity() != base.training().identity()
+    assert set(TrainingConfig.model_fields) - base.training().identity().keys() == {
+        "temperature",
+        "temperature_start",
+        "temperature_end",
+    }
+
+
+def test_every_parameter_is_described_and_flat():
+    for name, field in Params.model_fields.items():
+        assert field.description, name
+    dumped = yaml.safe_load(yaml.safe_dump(load_params("mini").model_dump(mode="json")))
+    assert not any(isinstance(value, dict) for value in dumped.values())
+    assert Params(**dumped) == load_params("mini")
+
+
+def test_notebook_names_are_parameters_or_refused():
+    assert notebook_params({"params": "smoke", "alpha": 0.2, "p": None, "_private": 1, "In": [], "np": pytest}).alpha == 0.2
+    with pytest.raises(ConfigError, match="Did you mean 'alpha'"):
+        notebook_params({"params": "smoke", "alhpa": 0.2})

@@ -1,0 +1,140 @@
+"""Training and evaluation for real, at smoke scale: side by side, resumed after kill -9, equal to the bit."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from tampo.config import load_params
+from tampo.jobs import Job, RunFailed, run_jobs
+from tampo.runs import RunStore, training_identity
+from tampo.training import last_whole_checkpoint
+
+SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16}
+SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params("smoke", SMALL | {"steps": 2})
+
+
+@pytest.fixture(scope="module")
+def finished(params, tmp_path_factory):
+    """A base model and two trainings, made by two workers."""
+    store, lines = RunStore(tmp_path_factory.mktemp("runs")), []
+    jobs = [
+        Job("TAMPO", params.evaluation(), params.training(controller="tampo")),
+        Job("linear", params.evaluation(), params.training(controller="linear")),
+        Job("base", params.evaluation()),
+        Job("TAMPO again", params.evaluation(), params.training(controller="tampo")),
+    ]
+    return store, jobs, run_jobs(store, jobs, workers=2, say=lines.append, every=0.5), lines
+
+
+def test_jobs_return_their_records_in_order(finished):
+    _, jobs, records, lines = finished
+    assert [training is None for training, _ in records] == [False, False, True, False]
+    assert records[0] == records[3]
+    assert records[0] != records[1]
+    assert lines[0].startswith("0 of 3 runs are there, making 3")
+    assert sum("done (" in line for line in lines) == 3
+    assert any("|" in line for line in lines), "two at a time"
+
+
+def test_a_training_leaves_model_log_and_manifest(finished):
+    _, _, records, _ = finished
+    training, _ = records[0]
+    assert {"model/model.safetensors", "model/config.json", "metrics.csv"} <= training.manifest["files"].keys()
+    metrics = training.metrics()
+    assert len(metrics) == 2
+    assert {"loss", "reward", "temperature", "meta_policy/entropy", "meta_policy/p(0.6)"} <= set(metrics.columns)
+    assert not {"step_time"} & set(metrics.columns)
+    assert training.manifest["seconds_a_step"] > 0
+
+
+def test_an_evaluation_keeps_every_sample(finished):
+    _, _, records, _ = finished
+    samples = records[2][1].samples()
+    assert len(samples) == 2 * 3 * 4
+    assert set(samples["benchmark"]) == {"chain_sum", "gcd"}
+    assert samples["prompt"].str.len().min() > 10
+    assert samples["tokens"].between(1, 16).all()
+    assert samples["correct"].dtype == bool
+
+
+def test_a_second_call_makes_nothing(finished):
+    store, jobs, records, _ = finished
+    lines = []
+    assert run_jobs(store, jobs, say=lines.append) == records
+    assert lines == ["3 of 3 runs are there."]
+
+
+def test_the_same_params_give_the_same_bits(finished, params, tmp_path):
+    _, jobs, records, _ = finished
+    (training, evaluation), *_ = run_jobs(RunStore(tmp_path), jobs[:1], say=lambda line: None)
+    assert training.manifest["files"] == records[0][0].manifest["files"]
+    pd.testing.assert_frame_equal(evaluation.samples(), records[0][1].samples())
+    assert evaluation.manifest["files"] == records[0][1].manifest["files"]
+
+
+def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
+    _, _, records, _ = finished
+    job = Job("seed 1", params.evaluation(), params.training(controller="tampo", seed=1))
+    (training, _), *_ = run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+    assert training.manifest["files"]["metrics.csv"] != records[0][0].manifest["files"]["metrics.csv"]
+
+
+def test_a_failing_job_says_why_and_where(params, tmp_path):
+    job = Job("lost", params.evaluation(), params.training(model=str(tmp_path / "no-such-model")), "mini")
+    with pytest.raises(RunFailed, match=r"lost failed \(exit 1\); from .*\.log:") as raised:
+        run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+    assert "no-such-model" in str(raised.value)
+
+
+TRAIN = """
+import sys, json, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tampo import training
+from tampo.config import TrainingConfig
+from tampo.runs import RunStore
+training.CHECKPOINT_STEPS = 2
+RunStore(Path(sys.argv[1])).train(TrainingConfig(**json.loads(sys.argv[2])))
+"""
+
+
+def test_a_killed_training_ends_in_the_same_bits(tmp_path):
+    """kill -9 at three points of a run, each followed by another start."""
+    config = load_params("smoke", SMALL | {"steps": 12}).training()
+    command = [sys.executable, "-c", TRAIN, "PLACE", config.model_dump_json()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(root):
+        return subprocess.Popen(
+            [root if part == "PLACE" else part for part in command], env=environment, stdout=subprocess.DEVNULL
+        )
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(str(whole)).wait(timeout=120) == 0
+    folder = RunStore(cut).folder("training", training_identity(config))
+    for steps in (2, 6, 10):
+        process = start(str(cut))
+        while int((last_whole_checkpoint(folder / "checkpoints") or "x-0").rsplit("-", 1)[1]) < steps:
+            assert process.poll() is None, "killed too late to test anything"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert RunStore(cut).load("training", training_identity(config)) is None
+    assert start(str(cut)).wait(timeout=120) == 0
+    records = [RunStore(root).load("training", training_identity(config)) for root in (whole, cut)]
+    assert records[0] is not None
+    assert records[1] is not None
+    for name in ("model/model.safetensors", "metrics.csv"):
+        contents = [(record.folder / name).read_bytes() for record in records]
+        assert hashlib.sha256(contents[0]).digest() == hashlib.sha256(contents[1]).digest(), name
