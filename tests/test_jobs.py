@@ -38,7 +38,7 @@ def finished(params, tmp_path_factory):
 
 
 def test_jobs_return_their_records_in_order(finished):
-    _, jobs, records, lines = finished
+    _, _, records, lines = finished
     assert [training is None for training, _ in records] == [False, False, True, False]
     assert records[0] == records[3]
     assert records[0] != records[1]

@@ -12,13 +12,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from tampo.controllers import Observation, make_controller
 from tampo.trainer import CONTROLLER_STATE_NAME, FusedHead, TAMPOConfig, TAMPOTrainer
-from tests.conftest import digit_reward
+from tests.conftest import digit_reward, sampling_p_value
 
 SETTINGS = {
     "per_device_train_batch_size": 16,
@@ -180,11 +179,7 @@ def test_first_tokens_follow_the_tempered_softmax(tiny_model_path, tmp_path, tem
         logits = model(ids).logits[0, -1]
 
     def p_value(t: float) -> float:
-        expected = torch.softmax(logits.double() / t, -1).numpy()[: len(counts)] * counts.sum()
-        order = np.argsort(expected)
-        rare = order[: np.searchsorted(expected[order].cumsum(), 5) + 1]  # pooled, they are expected at least 5 times
-        pool = lambda x: np.append(np.delete(x, rare), x[rare].sum())  # noqa: E731
-        return chisquare(pool(counts), pool(expected) * counts.sum() / expected.sum()).pvalue
+        return sampling_p_value(counts, torch.softmax(logits.double() / t, -1).numpy())
 
     assert p_value(temperature) > 1e-3
     assert p_value(1.0) < 1e-6, "the test must be able to tell temperatures apart"

@@ -1,0 +1,163 @@
+"""The project as a whole: pins agree, imports point down, examples run, nothing dangerous is called."""
+
+import ast
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import tampo
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path.stem.startswith("__"))
+
+# Lowest first; an import points to a lower layer or stays in its own (design of the package, README).
+LAYERS = (
+    {"files", "meta_policy", "likelihood", "stats"},
+    {"controllers"},
+    {"tasks", "rewards"},
+    {"config", "trainer", "mini_model", "training"},
+    {"engines", "evaluate", "provenance"},
+    {"runs", "jobs"},
+    {"published", "experiments", "tables", "notebook", "cli"},
+)
+
+
+def pins():
+    lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines if line)}
+
+
+def required():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def test_pins_satisfy_pyproject():
+    pinned = pins()
+    for requirement in required():
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{name} is not pinned"
+        assert requirement.specifier.contains(pinned[name]), f"{requirement} is pinned to {pinned[name]}"
+
+
+def test_environment_yml_agrees_with_pyproject_and_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == "tampo"
+    python, pip, extra = environment["dependencies"]
+    assert pip == "pip"
+    assert Requirement(python.replace("=", "==", 1) + ".*").specifier.contains("3.11.0")
+    listed = extra["pip"]
+    assert "-c .ci/constraints.txt" in listed
+    assert "-e .[notebooks,dev]" in listed
+    pinned = pins()
+    for text in listed:
+        if text.startswith("-"):
+            continue
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
+        assert str(requirement.specifier) == f"=={pinned[name]}", name
+    exact = {canonicalize_name(r.name) for r in required() if str(r.specifier).startswith("==")}
+    assert exact <= {canonicalize_name(Requirement(t).name) for t in listed if not t.startswith("-")}
+
+
+def test_installed_versions_are_the_pinned_ones():
+    from importlib import metadata
+
+    for name in ("torch", "transformers", "trl", "papermill", "datasets", "accelerate"):
+        assert metadata.version(name).split("+")[0] == pins()[name]
+
+
+def test_every_module_has_a_layer():
+    assert set(MODULES) == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    layer = {name: i for i, names in enumerate(LAYERS) for name in names}
+    tree = ast.parse((ROOT / "tampo" / f"{module}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tampo."):
+            used = [node.module.split(".")[1]]
+        elif isinstance(node, ast.ImportFrom) and node.module == "tampo":
+            used = [alias.name for alias in node.names if alias.name in layer]
+        else:
+            continue
+        for name in used:
+            assert layer[name] <= layer[module], f"{module} imports {name} from a layer above it"
+
+
+def test_meta_policy_needs_numpy_alone():
+    code = "import sys, tampo.meta_policy; print(*(m for m in ('torch', 'trl', 'pandas', 'scipy') if m in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == ""
+
+
+def test_import_tampo_loads_nothing_heavy():
+    code = "import sys, tampo; tampo.__version__; print(*(m for m in ('torch', 'numpy', 'trl') if m in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", tampo.__all__)
+def test_public_names_are_there_and_documented(name):
+    value = getattr(tampo, name)
+    if name != "__version__":
+        assert value.__doc__
+        assert value.__name__ == name
+
+
+def test_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="Sampler"):
+        _ = tampo.Sampler
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module):
+    imported = importlib.import_module(f"tampo.{module}")
+    failed, _ = doctest.testmod(imported, extraglobs={"torch": torch})
+    assert failed == 0
+
+
+FORBIDDEN = (
+    r"(?<![\w.])eval\(",
+    r"(?<![\w.])exec\(",
+    r"pickle\.load",
+    r"yaml\.load\(",
+    r"trust_remote_code\s*=\s*True",
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_from_a_model_or_config_is_executed(module):
+    text = (ROOT / "tampo" / f"{module}.py").read_text()
+    for pattern in FORBIDDEN:
+        assert not re.search(pattern, text), pattern
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["params", "smoke"], ["build-mini-model", "--help"]])
+def test_command_line(arguments, capsys):
+    from tampo.cli import main
+
+    try:
+        assert main(arguments) == 0
+    except SystemExit as stop:
+        assert stop.code == 0
+    assert "tampo" in (text := capsys.readouterr().out) or "alpha = 0.05" in text
+
+
+def test_command_line_names_the_unknown_scale(capsys):
+    from tampo.cli import main
+
+    assert main(["params", "maxi"]) == 2
+    assert "No scale 'maxi'" in capsys.readouterr().err

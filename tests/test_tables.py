@@ -1,0 +1,134 @@
+"""Tables: numbers, marks for best and second, escapes, and the paper's numbers where they belong."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tampo.config import load_params
+from tampo.experiments import TABLE1, Method, Result, summarise, table1_caption
+from tampo.published import BENCHMARKS, table1_value
+from tampo.published import TABLE1 as PUBLISHED
+from tampo.tables import layout, ranks, to_latex, to_markdown, write_table
+
+METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))
+
+
+def make_result(benchmarks, methods=METHODS, seeds=(0, 1), problems=20):
+    generator = np.random.default_rng(0)
+    rows = []
+    for index, method in enumerate(methods):
+        for seed in seeds if method.changes is not None else seeds[:1]:
+            for benchmark in benchmarks:
+                right = generator.binomial(8, 0.3 + 0.1 * index, problems)
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "benchmark": benchmark,
+                            "problem_id": [f"{benchmark}-{i}" for i in range(problems)],
+                            "pass@1": (generator.random(problems) < right / 8) * 100.0,
+                            "avg@8": right / 8 * 100,
+                            "pass@8": (right > 0) * 100.0,
+                            "method": method.key,
+                            "seed": seed,
+                        }
+                    )
+                )
+    return Result(pd.concat(rows, ignore_index=True), {}, {})
+
+
+def test_summary_means_over_seeds_problems_and_benchmarks():
+    result = make_result(["gcd", "chain_sum"])
+    summary = summarise(result, METHODS).set_index(["method", "benchmark", "metric"])
+    own = result.scores[result.scores["method"] == "tampo"]
+    expected = own.groupby("benchmark")["avg@8"].mean()
+    assert summary.loc[("tampo", "gcd", "avg@8"), "value"] == pytest.approx(expected["gcd"])
+    assert summary.loc[("tampo", "Average", "avg@8"), "value"] == pytest.approx(expected.mean())
+    assert summary.loc[("tampo", "gcd", "avg@8"), "seeds"] == 2
+    assert summary.loc[("base", "gcd", "avg@8"), "seeds"] == 1
+    assert (summary["low"] <= summary["value"]).all()
+    assert (summary["value"] <= summary["high"]).all()
+    assert summary["published"].isna().all(), "the paper's numbers are of its own benchmarks"
+
+
+def test_published_numbers_stand_beside_ours_on_the_papers_benchmarks():
+    summary = summarise(make_result(BENCHMARKS), METHODS).set_index(["method", "benchmark", "metric"])
+    assert summary.loc[("tampo", "Average", "pass@1"), "published"] == 44.5
+    assert summary.loc[("base", "AIME24", "pass@8"), "published"] == 26.7
+    assert np.isnan(summary.loc[("base", "AIME24", "avg@8"), "published"])
+    assert "paper 44.5" in to_markdown(summary.reset_index(), "caption")
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+@pytest.mark.parametrize("metric", ["pass@1", "pass@8"])
+def test_published_averages_are_the_means_of_their_columns(method, metric):
+    """To the rounding of five numbers and their mean to one decimal."""
+    mean = np.mean([table1_value(method, benchmark, metric) for benchmark in BENCHMARKS])
+    assert table1_value(method, "Average", metric) == pytest.approx(mean, abs=0.1001)
+
+
+def test_published_rows_are_those_of_table_1():
+    assert list(PUBLISHED) == [method.key for method in TABLE1]
+    assert table1_value("tampo", "gcd", "pass@1") is None
+
+
+def test_ranks_are_of_the_printed_values():
+    assert ranks(pd.Series([41.04, 41.01, 40.9, 12.0])).tolist() == [1, 1, 2, 3]
+
+
+def test_best_is_bold_second_underlined_and_text_escaped():
+    summary = summarise(make_result(["chain_sum"]), METHODS)
+    markdown, latex, page = (layout(summary, markup) for markup in ("md", "tex", "html"))
+    best = summary[(summary["metric"] == "avg@8") & (summary["benchmark"] == "Average")]["value"].max()
+    assert markdown.loc[r"TAMPO & co\_", ("Average", "avg@8")].startswith(f"**{best:.1f}**<br><sub>")
+    assert markdown.loc["Base model", ("Average", "avg@8")].startswith("<u>")
+    assert r"\textbf{" in latex.loc[r"TAMPO \& co\_", ("Average", "avg@8")]
+    assert r"\underline{" in latex.loc["Base model", ("Average", "avg@8")]
+    assert page.loc["TAMPO &amp; co_", ("chain sum", "Pass@1")].endswith("</small>")
+    assert ("chain sum", "avg@8") not in page.columns
+
+
+def test_columns_are_in_reading_order():
+    columns = list(layout(summarise(make_result(["gcd", "products"]), METHODS), "md").columns)
+    assert columns == [
+        ("Average", "Pass@1"), ("Average", "Pass@8"), ("Average", "avg@8"),
+        ("gcd", "Pass@1"), ("gcd", "Pass@8"), ("products", "Pass@1"), ("products", "Pass@8"),
+    ]  # fmt: skip
+
+
+def test_all_four_files_are_written_and_the_csv_reads_back(tmp_path):
+    summary = summarise(make_result(["gcd"]), METHODS)
+    paths = write_table(summary, tmp_path / "results", "table1", "A caption with 95 % and <b>.")
+    assert [path.suffix for path in paths] == [".csv", ".md", ".tex", ".html"]
+    again = pd.read_csv(paths[0])
+    np.testing.assert_allclose(again["value"], summary["value"], atol=1e-4)
+    assert "&lt;b&gt;" in paths[3].read_text()
+    assert r"95 \%" in paths[2].read_text()
+    assert not list((tmp_path / "results").glob(".*")), "no temporary files left"
+    assert paths[3].read_text().count("<tr") == 2 + 2, "two lines of heads, two methods"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(tmp_path):
+    summary = summarise(make_result(["chain_sum"]), METHODS)
+    document = (
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        + to_latex(summary, "A caption, 95 %.", "tab:x")
+        + "\\end{document}\n"
+    )
+    (tmp_path / "table.tex").write_text(document)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_caption_says_how_it_was_made():
+    caption = table1_caption(load_params("mini", {"seeds": "0,1,2"}))
+    assert "3 training seeds" in caption
+    assert "8 samples each at temperature 1" in caption
