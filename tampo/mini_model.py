@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     questions = "\n".join(p.question for task in TASKS for p in make_problems(task, 200))
     # Only words are merged (single letters are variables); "(GCD" is one word to Qwen2's pre-tokenizer.
     words = re.sub(r"[^A-Za-z(\s]|\b[a-z]\b", "", questions) + "\n\\boxed"
-    template = Qwen2Tokenizer()._tokenizer  # for its normalizer and pre-tokenizer
+    template: Any = Qwen2Tokenizer().backend_tokenizer  # for its normalizer and pre-tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = template.normalizer, template.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -68,8 +69,8 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     trained = json.loads(bpe.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(pair) for pair in trained["merges"]],
-        unk_token=None,
+        merges=[tuple(pair) for pair in trained["merges"]],  # type: ignore[misc]  # annotated as str
+        unk_token=None,  # type: ignore[arg-type]  # every byte has a token
         eos_token=EOS_TOKEN,
         pad_token=PAD_TOKEN,
         model_max_length=MAX_LENGTH,

@@ -7,6 +7,7 @@ has seen slips samples right and wrong computations, which is what leaves reinfo
 """
 
 import hashlib
+import itertools
 import math
 import operator
 import random
@@ -95,12 +96,13 @@ def extract_answer(completion: str) -> str | None:
 
 def score(problem: Problem, completion: str) -> bool:
     """Whether reasoning-gym's scorer gives the boxed answer full marks. Never raises on text."""
+    dataset = _dataset(problem.task)
     answer = extract_answer(completion)
     if answer is None:
         return False
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
-        return _dataset(problem.task, 0).score_answer(answer, entry) >= 1.0
+        return dataset.score_answer(answer, entry) >= 1.0
     except (ArithmeticError, ValueError):  # an answer the scorer cannot parse is a wrong one
         return False
 
@@ -129,21 +131,18 @@ def _check_task(task: str) -> None:
 
 
 @cache
-def _dataset(task: str, seed: int) -> Any:
+def _dataset(task: str) -> Any:
     _check_task(task)
-    return reasoning_gym.create_dataset(task, seed=seed, size=1, **_CONFIGS[task])
+    return reasoning_gym.create_dataset(task, seed=0, size=1, **_CONFIGS[task])
 
 
 def _entries(task: str, seed: int) -> Iterator[dict[str, Any]]:
-    _check_task(task)
-    # reasoning-gym draws item i from seed + i, so neighbouring seeds give shifted copies of one list:
-    # a hash sets them far apart.
+    dataset = _dataset(task)
+    # reasoning-gym draws item i from seed + i, so neighbouring seeds give shifted copies of one list: a hash
+    # sets them far apart.
     start = int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:6], "big")
-    dataset = _dataset(task, 0)
-    index = start
-    while True:
+    for index in itertools.count(start):
         yield dataset[index]
-        index += 1
 
 
 def _split_of(question: str) -> Split:

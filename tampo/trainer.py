@@ -144,7 +144,9 @@ class TAMPOTrainer(GRPOTrainer):
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None
         self.observation: Observation | None = None
-        self._heads = [FusedHead(model) for model in (self._policy(), self.ref_model) if model is not None]
+        self._heads = [FusedHead(self._policy())]  # the policy's first
+        if self.ref_model is not None:
+            self._heads.append(FusedHead(self.accelerator.unwrap_model(self.ref_model)))
         # TRL scores a whole generation batch at once, before any update, when an update falls inside the batch's use.
         self._scored_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
