@@ -30,7 +30,10 @@ class _Markup:
 _MARKUP = {
     "md": _Markup("**{}**", "<u>{}</u>", "<br><sub>{low}–{high}</sub>", "<br><sub>paper {}</sub>"),
     "html": _Markup(
-        "<b>{}</b>", "<u>{}</u>", "<br><small>{low}–{high}</small>", "<br><small>paper&nbsp;{}</small>"
+        "<b>{}</b>",
+        "<u>{}</u>",
+        '<br><small style="white-space:nowrap">{low}–{high}</small>',
+        "<br><small>paper&nbsp;{}</small>",
     ),
     "tex": _Markup(
         r"\textbf{{}}", r"\underline{{}}", r" {\scriptsize [{low}, {high}]}", r" {\scriptsize (paper {})}"
@@ -52,6 +55,8 @@ def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
     """
     style = _MARKUP[markup]
     ranked = summary.assign(rank=summary.groupby(["benchmark", "metric"])["value"].transform(ranks))
+    # Where all are equal, none is best.
+    ranked.loc[ranked.groupby(["benchmark", "metric"])["rank"].transform("max") == 1, "rank"] = 0
     cells = ranked.assign(cell=[style.cell(row, row["rank"]) for _, row in ranked.iterrows()])
     shown = cells[(cells["benchmark"] == "Average") | ~cells["metric"].str.startswith("avg")]
     wide = shown.pivot(index="title", columns=["benchmark", "metric"], values="cell")
@@ -60,7 +65,10 @@ def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
     wide.columns = pd.MultiIndex.from_tuples(
         [(_plain(benchmark.replace("_", " "), markup), metric.replace("pass", "Pass")) for benchmark, metric in columns]
     )
-    wide.index = pd.Index([_plain(title, markup) for title in wide.index], name="Method")
+    titles = [_plain(title, markup) for title in wide.index]
+    if markup == "html":
+        titles = [title.replace(" ", "&nbsp;") for title in titles]
+    wide.index = pd.Index(titles, name="Method")
     return wide
 
 

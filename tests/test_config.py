@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params, project_root
+from tampo.experiments import TABLE1
 from tampo.notebook import notebook_params
 
 
@@ -111,3 +112,19 @@ def test_notebook_names_are_parameters_or_refused():
     )
     with pytest.raises(ConfigError, match="Did you mean 'alpha'"):
         notebook_params({"params": "smoke", "alhpa": 0.2})
+
+
+def test_a_cell_run_again_knows_the_readers_own_variables():
+    namespace = {"params": "smoke", "alpha": 0.2}
+    assert notebook_params(namespace).alpha == 0.2
+    namespace |= {"my_note": "anything", "alpha": 0.3}
+    assert notebook_params(namespace).alpha == 0.3
+    assert notebook_params(namespace).scale == "smoke"
+
+
+@pytest.mark.parametrize("name", ["controller", "temperature", "seed", "temperature_end"])
+def test_what_the_rows_set_cannot_be_given(name):
+    value = {"controller": "linear"}.get(name, 1)
+    with pytest.raises(ConfigError, match=f"{name} cannot be given here"):
+        notebook_params({"params": "smoke", name: value}, TABLE1)
+    assert notebook_params({"params": "smoke", "alpha": 0.1, name: None}, TABLE1).alpha == 0.1

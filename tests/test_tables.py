@@ -86,8 +86,15 @@ def test_best_is_bold_second_underlined_and_text_escaped():
     assert markdown.loc["Base model", ("Average", "avg@8")].startswith("<u>")
     assert r"\textbf{" in latex.loc[r"TAMPO \& co\_", ("Average", "avg@8")]
     assert r"\underline{" in latex.loc["Base model", ("Average", "avg@8")]
-    assert page.loc["TAMPO &amp; co_", ("chain sum", "Pass@1")].endswith("</small>")
+    assert page.loc["TAMPO&nbsp;&amp;&nbsp;co_", ("chain sum", "Pass@1")].endswith("</small>")
     assert ("chain sum", "avg@8") not in page.columns
+
+
+def test_nobody_is_best_where_all_are_equal():
+    result = make_result(["gcd"])
+    result.scores["pass@8"] = 50.0
+    shown = layout(summarise(result, METHODS), "md")[("gcd", "Pass@8")]
+    assert shown.tolist() == ["50.0<br><sub>50.0–50.0</sub>"] * 2
 
 
 def test_columns_are_in_reading_order():
