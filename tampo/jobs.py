@@ -85,7 +85,8 @@ def run_jobs(
     wanted = list({job.folder(store): job for job in jobs}.values())
     missing = [job for job in wanted if job.find(store) is None]
     found = len(wanted) - len(missing)
-    say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {store.root}." if missing else "."))
+    place = os.path.relpath(store.root)  # executed notebooks are shared: no path of a machine
+    say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {place}." if missing else "."))
     if missing:
         _run_missing(store, missing, workers or len(os.sched_getaffinity(0)), say, every)
     made = []

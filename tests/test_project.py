@@ -20,7 +20,7 @@ import tampo
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path.stem.startswith("__"))
 
-# Lowest first; an import points to a lower layer or stays in its own (tests/test_project.py is where this is written down).
+# Lowest first; an import points to a lower layer or stays in its own.
 LAYERS = (
     {"files", "meta_policy", "likelihood", "stats"},
     {"controllers"},
