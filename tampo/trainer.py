@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CellType
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import trl
@@ -131,7 +131,7 @@ class TAMPOTrainer(GRPOTrainer):
         RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
     """
 
-    _tag_names: ClassVar[list[str]] = ["trl", "grpo", "tampo"]
+    _tag_names = ["trl", "grpo", "tampo"]  # noqa: RUF012 (as in TRL)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
