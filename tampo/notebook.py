@@ -20,8 +20,9 @@ def notebook_params(namespace: dict[str, Any], methods: Sequence[Method] = ()) -
     """The parameters of a notebook, from the names its cells have set so far.
 
     `params` names the scale or the YAML file; every other plain value must be a field of `Params` and overrides
-    what the file says (None does not). Call it right after the parameters: papermill only warns about a name it
-    does not know, and would go on with the defaults. The result needs another name than `params`.
+    what the file says (None does not); names in capitals are constants. Call it right after the parameters:
+    papermill only warns about a name it does not know, and would go on with the defaults. The result needs another
+    name than `params`.
 
     Args:
         namespace: The notebook's `globals()`.
@@ -35,7 +36,7 @@ def notebook_params(namespace: dict[str, Any], methods: Sequence[Method] = ()) -
     given = {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_") and name not in _IPYTHON and isinstance(value, plain)
+        if isinstance(value, plain) and not (name.startswith("_") or name.isupper() or name in _IPYTHON)
     }
     if _SEEN in namespace:
         given = {name: value for name, value in given.items() if name in namespace[_SEEN] | set(Params.model_fields)}

@@ -107,7 +107,9 @@ def test_every_parameter_is_described_and_flat():
 
 def test_notebook_names_are_parameters_or_refused():
     assert (
-        notebook_params({"params": "smoke", "alpha": 0.2, "p": None, "_private": 1, "In": [], "np": pytest}).alpha
+        notebook_params(
+            {"params": "smoke", "alpha": 0.2, "p": None, "_private": 1, "In": [], "TABLE1": TABLE1, "np": pytest}
+        ).alpha
         == 0.2
     )
     with pytest.raises(ConfigError, match="Did you mean 'alpha'"):
