@@ -43,7 +43,8 @@ _MARKUP = {
 
 def ranks(values: pd.Series) -> pd.Series:
     """1 for the best value as printed (one decimal), 2 for the second best, and so on; equals share a rank."""
-    return values.round(1).rank(method="dense", ascending=False).astype(int)
+    printed = values.map("{:.1f}".format).astype(float)  # round(1) decides halves otherwise than printing does
+    return printed.rank(method="dense", ascending=False).astype(int)
 
 
 def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:

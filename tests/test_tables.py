@@ -76,6 +76,7 @@ def test_published_rows_are_those_of_table_1():
 
 def test_ranks_are_of_the_printed_values():
     assert ranks(pd.Series([41.04, 41.01, 40.9, 12.0])).tolist() == [1, 1, 2, 3]
+    assert ranks(pd.Series([50.15, 50.1375])).tolist() == [1, 1], "both print as 50.1"
 
 
 def test_best_is_bold_second_underlined_and_text_escaped():
