@@ -1,8 +1,10 @@
 """The `tampo` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tampo import __version__
 
@@ -15,6 +17,23 @@ def build_parser() -> argparse.ArgumentParser:
     params = commands.add_parser("params", help="list every parameter with its value at a scale and its meaning")
     params.add_argument("scale", nargs="?", default="mini", help="a scale's name or a YAML file (default: mini)")
     params.set_defaults(run=_params)
+    for name, run, text in (
+        ("train", _train, "train, alone or under accelerate launch; goes on where a run was interrupted"),
+        (
+            "evaluate",
+            _evaluate,
+            "evaluate what `train` made with the same parameters (training it where it is missing)",
+        ),
+        ("plan", _plan, "tokens, memory of each GPU and hours of a training, before it is started"),
+    ):
+        command = commands.add_parser(name, help=text, epilog="Any parameter (`tampo params`) can follow: --alpha 0.1")
+        command.add_argument("scale", help="a scale's name or a YAML file")
+        command.set_defaults(run=run)
+        if name == "plan":
+            command.add_argument("--gpus", type=int, default=8, help="GPUs (default: 8)")
+            command.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
+        if name == "evaluate":
+            command.add_argument("--base", action="store_true", help="the model itself, untrained")
     build = commands.add_parser("build-mini-model", help="train the mini scale's base model from a seed (minutes)")
     build.add_argument("out_dir", help="folder to write the model to")
     build.add_argument("--seed", type=int, default=0)
@@ -25,14 +44,74 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status, 2 for a bad parameter, which is explained on stderr."""
     from tampo.config import ConfigError
+    from tampo.data import DataError
 
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
     try:
+        if rest and options.command not in ("train", "evaluate", "plan"):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides = parse_overrides(rest)
         options.run(options)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Parameters from `--name value` or `--name=value`; values are read as YAML, dashes in names as underscores.
+
+    Raises:
+        ConfigError: A word that is neither.
+
+    Example:
+        >>> parse_overrides(["--alpha", "0.1", "--eval-problems=null", "--seeds", "[0, 1]"])
+        {'alpha': 0.1, 'eval_problems': None, 'seeds': [0, 1]}
+    """
+    import yaml
+
+    from tampo.config import ConfigError
+
+    overrides, waiting = {}, list(words)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name or not (equals or waiting):
+            raise ConfigError(f"Expected --parameter value, got {word!r}.")
+        try:
+            overrides[name.replace("-", "_")] = yaml.safe_load(value if equals else waiting.pop(0))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"Cannot read the value of {name}: {error}") from error
+    return overrides
+
+
+def _train(options: argparse.Namespace) -> None:
+    from tampo.config import load_params
+    from tampo.runs import RunStore
+
+    params = load_params(options.scale, options.overrides)
+    record = RunStore.of(params).train(params.training())
+    print(f"Trained: {os.path.relpath(record.folder)}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tampo.config import load_params
+    from tampo.evaluate import problem_scores
+    from tampo.runs import RunStore
+
+    params = load_params(options.scale, options.overrides)
+    training = None if options.base else params.training()
+    record = RunStore.of(params).evaluate(params.evaluation(), params.model, training)
+    print(problem_scores(record.samples()).groupby("benchmark", sort=False).mean(numeric_only=True).round(1))
+    print(f"Samples: {os.path.relpath(record.folder)}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from tampo.config import load_params
+    from tampo.plan import describe
+
+    print(describe(load_params(options.scale, options.overrides), options.gpus, options.zero_stage))
 
 
 def _params(options: argparse.Namespace) -> None:

@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tampo.controllers import ControllerName
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
 
+SuiteName = Literal["mini", "math", "ecqa"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
+EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
+
 # What each controller reads. The other parameters of this list do not change its training.
 _CONTROLLER_PARAMETERS: dict[str, frozenset[str]] = {
     "fixed": frozenset({"temperature"}),
@@ -40,12 +45,21 @@ class _Flat(BaseModel):
         return [value] if isinstance(value, int | float) else value
 
 
-class TrainingConfig(_Flat):
+class _DataConfig(_Flat):
+    suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, math or ecqa.")
+    data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
+    data_revision: str | None = Field(None, description="Commit, branch or tag of the data sets on the hub.")
+
+
+class TrainingConfig(_DataConfig):
     """One training run. Defaults are those of the mini scale."""
 
     model: str = Field("mini", description="'mini' (shipped), a folder, or a Hugging Face id.")
-    train_problems: int = Field(2000, ge=1, description="Training problems a task family.")
-    data_seed: int = Field(0, ge=0, description="Seed of the training problems.")
+    drop_overlaps: bool = Field(False, description="Leave out training problems that are in an evaluation set.")
+    train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
+    data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
+    reward_accuracy: float = Field(1.0, ge=0, description="Weight of a right answer in the reward.")
+    reward_format: float = Field(0.0, ge=0, description="Weight of the asked-for form in the reward.")
     steps: int = Field(100, ge=1, description="Optimizer steps (section 4.1: 200).")
     prompts_per_step: int = Field(32, ge=1, description="Prompts in a step (section 4.1: 32).")
     num_generations: int = Field(8, ge=2, description="Rollouts a prompt, G (section 4.1: 8).")
@@ -56,6 +70,10 @@ class TrainingConfig(_Flat):
     beta: float = Field(0.0, ge=0, description="Weight of the KL term (Eq. 13).")
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    precision: Precision = Field("auto", description="auto: fp32 on CPU, bf16 where the GPU has it, else fp16.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
+    rollout_engine: RolloutEngine = Field("transformers", description="Who samples rollouts.")
+    engine_memory: float = Field(0.3, gt=0, le=1, description="Share of the GPU's memory for a colocated vLLM.")
     controller: ControllerName = Field("tampo", description="Rule that sets the sampling temperature.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the fixed controller.")
     temperature_start: float = Field(0.9, gt=0, description="First temperature of the linear controller.")
@@ -86,23 +104,24 @@ class TrainingConfig(_Flat):
     def identity(self) -> dict[str, Any]:
         """What decides the result of this training: all values but those that only other controllers read."""
         idle = _ALL_CONTROLLER_PARAMETERS - _CONTROLLER_PARAMETERS[self.controller]
-        return self.model_dump(mode="json", exclude=set(idle))
+        return self.model_dump(mode="json", exclude={*idle, "data_dir"})  # files are known by their content
 
 
-class EvaluationConfig(_Flat):
+class EvaluationConfig(_DataConfig):
     """One evaluation of one model (section 4.1: 8 samples at temperature 1.0)."""
 
     benchmarks: tuple[str, ...] = Field((), description="Benchmarks to evaluate; empty: all of the scale.")
-    eval_problems: int = Field(100, ge=1, description="Problems a benchmark.")
+    eval_problems: int | None = Field(100, ge=1, description="Problems a benchmark; null: all.")
     eval_samples: int = Field(8, ge=1, description="Samples a problem.")
     eval_temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
     eval_max_completion_length: int = Field(64, ge=1, description="Tokens a sample may have.")
     eval_batch: int = Field(512, ge=1, description="Samples generated at a time.")
-    eval_seed: int = Field(0, ge=0, description="Seed of the problems and the samples.")
+    eval_seed: int = Field(0, ge=0, description="Seed of the problems (mini) and of the samples.")
+    eval_engine: EvaluationEngine = Field("transformers", description="Who samples for the evaluation.")
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this evaluation of a given model."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"data_dir"})  # files are known by their content
 
 
 class Params(TrainingConfig, EvaluationConfig):

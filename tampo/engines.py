@@ -2,10 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ENGINES = ("transformers", "vllm", "vllm-server")
+DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,36 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Samples from one model."""
+    """Samples from one model. Prompts are whole texts: no special token is added to them."""
+
+    tokenizer: Any
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         """`samples` completions for each prompt, in order. The same arguments give the same completions."""
+
+
+def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
+    """The engine of a name in ENGINES, sampling from `model` at most `batch` completions at a time.
+
+    Args:
+        name: "transformers", "vllm" (in this process) or "vllm-server" (a server that is running).
+        model: A folder or a Hugging Face id.
+        batch: Completions generated at a time.
+        options: Further arguments of the engine's class: `device` for transformers, `server` for vllm-server,
+            vLLM's own for vllm.
+
+    Raises:
+        ValueError: There is no such engine.
+    """
+    if name == "transformers":
+        return TransformersEngine(model, batch, **options)
+    if name not in ENGINES:
+        raise ValueError(f"Unknown engine {name!r}; known are {', '.join(ENGINES)}.")
+    from tampo.vllm_engine import VLLMEngine, VLLMServerEngine
+
+    return (VLLMEngine if name == "vllm" else VLLMServerEngine)(model, batch, **options)
 
 
 class TransformersEngine:
@@ -35,14 +62,16 @@ class TransformersEngine:
     Args:
         model: A folder or a Hugging Face id.
         batch: Completions generated at a time.
-        device: Where to run.
+        device: Where to run; by default a GPU where there is one.
     """
 
-    def __init__(self, model: str, batch: int = 512, device: str = "cpu") -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map=device).eval()
+    def __init__(self, model: str, batch: int = 512, device: str | None = None) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
         self._batch = batch
 
     @torch.inference_mode()
@@ -62,7 +91,8 @@ class TransformersEngine:
         return result
 
     def _generate_batch(self, prompts: list[str], temperature: float, max_tokens: int, seed: int) -> list[Completion]:
-        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self._model.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             output = self._model.generate(
@@ -72,7 +102,7 @@ class TransformersEngine:
                 top_p=1.0,
                 top_k=0,
                 max_new_tokens=max_tokens,
-                pad_token_id=self._tokenizer.pad_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
             )
         ids = output[:, inputs.input_ids.shape[1] :]  # (b, C)
         # Whatever the model counts as an end, at its first place; the pad token may be one of them.
@@ -80,7 +110,7 @@ class TransformersEngine:
         ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
         ended = torch.isin(ids, ends)  # (b, C)
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1])  # (b,)
-        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [
             Completion(text, int(length), not bool(done))
             for text, length, done in zip(texts, lengths, ended.any(dim=1), strict=True)

@@ -7,60 +7,82 @@ from typing import Any
 import pandas as pd
 
 from tampo.config import ConfigError, EvaluationConfig
+from tampo.data import Loaded
 from tampo.engines import Engine
+from tampo.prompts import render
 from tampo.stats import pass_at_k
-from tampo.tasks import TASKS, extract_answer, format_prompt, make_problems, score
+from tampo.suites import get_suite
 
 
-def benchmark_names(config: EvaluationConfig) -> tuple[str, ...]:
-    """The benchmarks of an evaluation, all of the scale where none is named. Raises ConfigError for an unknown one."""
-    unknown = [name for name in config.benchmarks if name not in TASKS]
-    if unknown:
-        raise ConfigError(f"Unknown benchmark {unknown[0]!r} in benchmarks; known are {', '.join(TASKS)}.")
-    return config.benchmarks or TASKS
+def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
+    """The problems of an evaluation by benchmark: all of the suite where `benchmarks` names none.
+
+    Raises:
+        ConfigError: A benchmark that the suite does not have.
+        DataError: A published set that is missing or changed.
+    """
+    suite = get_suite(config.suite)
+    for name in config.benchmarks:
+        if name not in suite.benchmarks:
+            raise ConfigError(f"Unknown benchmark {name!r} in benchmarks; known are {', '.join(suite.benchmarks)}.")
+    return {
+        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revision)
+        for name in config.benchmarks or suite.benchmarks
+    }
 
 
 def evaluate(
-    engine: Engine, config: EvaluationConfig, progress: Callable[[dict[str, Any]], None] = lambda row: None
+    engine: Engine,
+    config: EvaluationConfig,
+    benchmarks: dict[str, Loaded] | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> pd.DataFrame:
     """Sample and judge every benchmark, each in one call of the engine.
 
     Args:
         engine: The model.
         config: Benchmarks, problems, samples, temperature and seed.
-        progress: Called after each benchmark with how many are done.
+        benchmarks: From `load_benchmarks`, where they are at hand.
+        progress: Called before each benchmark with how many are done.
 
     Returns:
         One row a sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
-        where none was found) and correct.
+        where none was found), status (`tampo.grading.Verdict`) and correct.
     """
     rows = []
-    names = benchmark_names(config)
-    for done, name in enumerate(names):
-        progress({"benchmark": done, "benchmarks": len(names)})
-        problems = make_problems(name, config.eval_problems, config.eval_seed, "test")
-        prompts = [format_prompt(problem.question) for problem in problems]
+    suite = get_suite(config.suite)
+    benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
+    for done, (name, loaded) in enumerate(benchmarks.items()):
+        progress({"benchmark": done, "benchmarks": len(benchmarks)})
+        asked = [suite.prompt(problem) for problem in loaded.problems]
+        prompts = [prompt if isinstance(prompt, str) else render(engine.tokenizer, prompt) for prompt in asked]
         # Benchmarks must not share their random numbers.
         seed = int.from_bytes(hashlib.sha256(f"{config.eval_seed}/{name}".encode()).digest()[:7], "big")
         sampled = engine.generate(
             prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
         )
-        for problem, prompt, completions in zip(problems, prompts, sampled, strict=True):
-            for sample, completion in enumerate(completions):
-                rows.append(
-                    {
-                        "benchmark": name,
-                        "problem_id": problem.id,
-                        "sample": sample,
-                        "prompt": prompt,
-                        "gold": problem.answer,
-                        "completion": completion.text,
-                        "tokens": completion.tokens,
-                        "truncated": completion.truncated,
-                        "answer": extract_answer(completion.text),
-                        "correct": score(problem, completion.text),
-                    }
-                )
+        flat = [
+            (problem, prompt, sample, completion)
+            for problem, prompt, completions in zip(loaded.problems, prompts, sampled, strict=True)
+            for sample, completion in enumerate(completions)
+        ]
+        verdicts = suite.judge([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
+        for (problem, prompt, sample, completion), verdict in zip(flat, verdicts, strict=True):
+            rows.append(
+                {
+                    "benchmark": name,
+                    "problem_id": problem.id,
+                    "sample": sample,
+                    "prompt": prompt,
+                    "gold": problem.answer,
+                    "completion": completion.text,
+                    "tokens": completion.tokens,
+                    "truncated": completion.truncated,
+                    "answer": verdict.answer,
+                    "status": verdict.status,
+                    "correct": verdict.correct,
+                }
+            )
     return pd.DataFrame(rows)
 
 

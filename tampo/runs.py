@@ -10,6 +10,7 @@ record while others wait, and is released by the system when its holder dies.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -118,53 +119,67 @@ class RunStore:
         return Record(folder, manifest)
 
     def train(self, config: TrainingConfig) -> Record:
-        """The record of a training: model/, metrics.csv, and step times in the manifest."""
+        """The record of a training: model/, metrics.csv, and step times in the manifest.
+
+        Under torchrun or accelerate, called by every process: the first makes the record, the others train along.
+        """
         from tampo.training import TIMINGS, train
 
+        identity = training_identity(config)
+        if int(os.environ.get("RANK", "0")) > 0:
+            finished = self.load("training", identity)
+            if finished is None:
+                train(config, self.folder("training", identity))
+            return finished or Record(self.folder("training", identity), {})
+
         def build(folder: Path) -> dict[str, Any]:
-            log = pd.DataFrame(train(config, folder, lambda row: write_json(folder / PROGRESS, _brief(row))))
+            rows, source = train(config, folder, lambda row: write_json(folder / PROGRESS, _brief(row)))
+            log = pd.DataFrame(rows)
             with atomic_path(folder / "metrics.csv") as temporary:
                 kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order
                 log[["step", *(name for name in kept if name != "step")]].to_csv(temporary, index=False)
-            return {"seconds_a_step": round(float(log["step_time"].median()), 3)}
+            return {"seconds_a_step": round(float(log["step_time"].median()), 3), "data": source}
 
-        return self.make("training", training_identity(config), build)
+        return self.make("training", identity, build)
 
     def evaluate(self, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
         """The record of an evaluation, samples.parquet, of the model that `training` makes (None: of `model`)."""
-        from tampo.engines import TransformersEngine
-        from tampo.evaluate import evaluate
+        from tampo.engines import make_engine
+        from tampo.evaluate import evaluate, load_benchmarks
         from tampo.training import model_folder
 
         trained = None if training is None else self.train(training)
 
         def build(folder: Path) -> dict[str, Any]:
             weights = model_folder(model) if trained is None else str(trained.folder / "model")
-            engine = TransformersEngine(weights, batch=config.eval_batch)
-            samples = evaluate(engine, config, lambda row: write_json(folder / PROGRESS, row))
+            benchmarks = load_benchmarks(config)
+            engine = make_engine(config.eval_engine, weights, batch=config.eval_batch)
+            samples = evaluate(engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row))
             with atomic_path(folder / "samples.parquet") as temporary:
                 samples.to_parquet(temporary, compression="zstd")
-            return {"tokens": int(samples["tokens"].sum())}
+            return {"tokens": int(samples["tokens"].sum()), "data": [b.source for b in benchmarks.values()]}
 
         return self.make("evaluation", evaluation_identity(config, model, training), build)
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
-    """What the record of a training is known by."""
-    return config.identity() | {"model_revision": _revision(config.model)}
+    """What the record of a training is known by: its parameters, and the content of local weights and data."""
+    from tampo.suites import get_suite
+    from tampo.training import model_revision
+
+    digests = get_suite(config.suite).digests(True, config.data_dir)
+    return config.identity() | {"model_revision": model_revision(config.model), "data_files": digests}
 
 
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
-    """What the record of an evaluation is known by."""
-    if training is None:
-        return config.identity() | {"model": model, "model_revision": _revision(model)}
-    return config.identity() | {"training": training_identity(training)}
-
-
-def _revision(model: str) -> str | None:
+    """What the record of an evaluation is known by: its parameters, the content of local data, and the model."""
+    from tampo.suites import get_suite
     from tampo.training import model_revision
 
-    return model_revision(model)
+    own = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
+    if training is None:
+        return own | {"model": model, "model_revision": model_revision(model)}
+    return own | {"training": training_identity(training)}
 
 
 def _set_aside(folder: Path) -> None:

@@ -41,7 +41,7 @@ _ANSWER = re.compile(r"\\boxed\{([^{}]*)\}")
 class Problem:
     """One question with its gold answer; `metadata` is what reasoning-gym's scorer needs beside them.
 
-    `id` is "<task>-<split>-<index>", unique within one list of `make_problems`.
+    `id` is unique within one list; here "<task>-<split>-<index>", in `tampo.data` the publisher's where there is one.
     """
 
     id: str

@@ -1,18 +1,22 @@
 """One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
-from tampo.config import TrainingConfig
+from tampo.config import ConfigError, TrainingConfig
+from tampo.data import Loaded
 from tampo.mini_model import mini_model_path
-from tampo.rewards import task_accuracy
-from tampo.tasks import TASKS, Problem, format_prompt, make_problems
+from tampo.overlaps import drop_overlaps
+from tampo.prompts import think_opened
+from tampo.rewards import RewardFunction, accuracy_reward, format_reward
+from tampo.suites import Suite, get_suite
 from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
 
 Progress = Callable[[dict[str, Any]], None]
@@ -34,19 +38,81 @@ def model_revision(model: str) -> str | None:
     return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
-def training_problems(config: TrainingConfig) -> list[Problem]:
-    """The training set of the mini scale: as many problems of each task family."""
-    return [p for task in TASKS for p in make_problems(task, config.train_problems, config.data_seed, "train")]
+def load_training_data(config: TrainingConfig) -> Loaded:
+    """The training set of a config, without what is in the benchmarks where `drop_overlaps` says so.
+
+    Raises:
+        DataError: A published set that is missing or changed.
+        ConfigError: Every problem was in a benchmark.
+    """
+    suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
+    loaded = suite.training(config.train_problems, config.data_seed, *place)
+    if not config.drop_overlaps:
+        return loaded
+    asked = [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *place).problems]
+    kept, dropped = drop_overlaps(loaded.problems, asked)
+    if not kept:
+        raise ConfigError("drop_overlaps leaves no training problem: all are in the benchmarks.")
+    return Loaded(kept, loaded.source | {"dropped": len(dropped)})
 
 
-def trainer_config(config: TrainingConfig, folder: Path) -> TAMPOConfig:
-    """The `TAMPOConfig` of a training in `folder`: GRPO of Eq. 13 with the schedule of section 4.1."""
+def reward_functions(
+    config: TrainingConfig, suite: Suite, loaded: Loaded, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[RewardFunction], list[float]]:
+    """The rewards whose weight is not 0, and their weights.
+
+    Raises:
+        ConfigError: All weights are 0.
+    """
+    chosen: list[tuple[RewardFunction, float]] = []
+    if config.reward_accuracy:
+        chosen.append((accuracy_reward(suite, loaded.problems), config.reward_accuracy))
+    if config.reward_format:
+        chosen.append((format_reward(think_opened(tokenizer)), config.reward_format))
+    if not chosen:
+        raise ConfigError("reward_accuracy and reward_format are both 0: there is nothing to learn.")
+    return [function for function, _ in chosen], [weight for _, weight in chosen]
+
+
+def precision(wanted: str) -> tuple[str, bool, bool]:
+    """(dtype of the weights, bf16, fp16) for a `precision` parameter on this machine.
+
+    "auto" is fp32 on a CPU, bf16 on a GPU that has it, else fp16 (the paper's V100s). Mixed precision keeps
+    float32 weights.
+
+    Raises:
+        ConfigError: "fp16" on a CPU, or "bf16" on a GPU without it.
+    """
+    gpu = torch.cuda.is_available()
+    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        wanted = "bf16" if has_bf16 else "fp16" if gpu else "fp32"
+    if wanted == "fp16" and not gpu:
+        raise ConfigError("precision fp16 needs a GPU; on a CPU use auto, fp32 or bf16.")
+    if wanted == "bf16" and gpu and not has_bf16:
+        raise ConfigError("precision bf16 is not supported by this GPU; use auto or fp16.")
+    return "float32", wanted == "bf16", wanted == "fp16"
+
+
+def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> TAMPOConfig:
+    """The `TAMPOConfig` of a training in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
+
+    Raises:
+        ConfigError: The rollouts of a step do not go evenly on the processes, or the precision is not to be had.
+    """
+    dtype, bf16, fp16 = precision(config.precision)
+    rollouts, at_once = config.prompts_per_step * config.num_generations, config.micro_batch * processes
+    if rollouts % at_once:
+        raise ConfigError(
+            f"{rollouts} rollouts a step do not go evenly on {processes} processes in micro-batches of "
+            f"{config.micro_batch}: change micro_batch or the number of processes."
+        )
     return TAMPOConfig(
         output_dir=str(folder),
         seed=config.seed,
         max_steps=config.steps,
         per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.prompts_per_step * config.num_generations // config.micro_batch,
+        gradient_accumulation_steps=rollouts // at_once,
         num_generations=config.num_generations,
         max_completion_length=config.max_completion_length,
         learning_rate=config.learning_rate,
@@ -65,10 +131,14 @@ def trainer_config(config: TrainingConfig, folder: Path) -> TAMPOConfig:
         meta_likelihood=config.likelihood,
         meta_warmup_ratio=config.meta_warmup_ratio,
         meta_warmup_temperature=config.meta_warmup_temperature,
-        model_init_kwargs={"dtype": "float32"},
+        model_init_kwargs={"dtype": dtype},
         use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-        gradient_checkpointing=False,
+        bf16=bf16,
+        fp16=fp16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        use_vllm=config.rollout_engine != "transformers",
+        vllm_mode="server" if config.rollout_engine == "vllm-server" else "colocate",
+        vllm_gpu_memory_utilization=config.engine_memory,
         logging_steps=1,
         save_strategy="steps",
         save_steps=CHECKPOINT_STEPS,
@@ -78,8 +148,10 @@ def trainer_config(config: TrainingConfig, folder: Path) -> TAMPOConfig:
     )
 
 
-def train(config: TrainingConfig, folder: Path, progress: Progress = lambda row: None) -> list[dict[str, Any]]:
-    """Train, leave the model in `folder`/model, and return TRL's log, one row a step.
+def train(
+    config: TrainingConfig, folder: Path, progress: Progress = lambda row: None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train and leave the model in `folder`/model.
 
     Checkpoints go to `folder`/checkpoints; where that holds a whole one, the run goes on from it and ends in the
     same weights and log as if it had not been interrupted.
@@ -88,25 +160,32 @@ def train(config: TrainingConfig, folder: Path, progress: Progress = lambda row:
         config: The training.
         folder: Where to work. It may hold the checkpoints of an interrupted run of the same config.
         progress: Called with each step's row of the log.
+
+    Returns:
+        TRL's log, one row a step, and where the training data came from.
     """
-    problems = training_problems(config)
+    suite, loaded = get_suite(config.suite), load_training_data(config)
     data = Dataset.from_dict(
-        {"prompt": [format_prompt(p.question) for p in problems], "problem_id": [p.id for p in problems]}
+        {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
     )
     checkpoints = folder / "checkpoints"
     path = model_folder(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    functions, weights = reward_functions(config, suite, loaded, tokenizer)
+    args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
+    args.reward_weights = weights
     trainer = TAMPOTrainer(
         model=path,
-        reward_funcs=task_accuracy(problems),
-        args=trainer_config(config, checkpoints),
+        reward_funcs=functions,
+        args=args,
         train_dataset=data,
-        processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
+        processing_class=tokenizer,
         callbacks=[_ProgressCallback(progress)],
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     trainer.save_model(str(folder / "model"))
     (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
-    return [row for row in trainer.state.log_history if "loss" in row]
+    return [row for row in trainer.state.log_history if "loss" in row], loaded.source
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

@@ -94,6 +94,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         "temperature",
         "temperature_start",
         "temperature_end",
+        "data_dir",  # its files are known by their content
     }
 
 

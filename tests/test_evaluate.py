@@ -7,13 +7,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import ConfigError, load_params
 from tampo.engines import Completion, TransformersEngine
-from tampo.evaluate import benchmark_names, evaluate, problem_scores
+from tampo.evaluate import evaluate, load_benchmarks, problem_scores
 from tampo.tasks import TASKS, make_problems
 from tests.conftest import sampling_p_value
 
 
 class Parrot:
     """An engine that knows the golds: sample s of problem i is right iff (i + s) % 3 == 0."""
+
+    tokenizer = None
 
     def __init__(self, golds):
         self.golds, self.calls = golds, 0
@@ -73,7 +75,7 @@ def test_missing_samples_are_noticed(parrot):
 
 def test_unknown_benchmark_is_named():
     with pytest.raises(ConfigError, match="Unknown benchmark 'sudoku' in benchmarks; known are chain_sum"):
-        benchmark_names(load_params("mini", {"benchmarks": "sudoku"}).evaluation())
+        load_benchmarks(load_params("mini", {"benchmarks": "sudoku"}).evaluation())
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.5])

@@ -24,11 +24,11 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 LAYERS = (
     {"files", "meta_policy", "likelihood", "stats"},
     {"controllers"},
-    {"tasks", "rewards"},
+    {"tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
     {"config", "trainer", "mini_model", "training"},
-    {"engines", "evaluate", "provenance"},
+    {"engines", "vllm_engine", "vllm_cpu", "evaluate", "provenance"},
     {"runs", "jobs"},
-    {"published", "experiments", "tables", "notebook", "cli"},
+    {"published", "experiments", "tables", "notebook", "plan", "cli"},
 )
 
 

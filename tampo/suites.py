@@ -1,0 +1,102 @@
+"""What is asked and how it is judged: the mini scale's tasks, competition mathematics, and commonsense choices.
+
+A suite gives problems, turns one into a prompt and judges completions. Training, rewards and evaluation know
+suites only through this protocol.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tampo import tasks
+from tampo.data import Loaded, load_benchmark, load_training, local_digests
+from tampo.grading import Verdict, grade_math
+from tampo.prompts import Message, problem_messages
+from tampo.tasks import Problem
+
+Prompt = str | list[Message]
+
+
+class Suite(Protocol):
+    """One family of training set and benchmarks. `data_dir` and `revision` say where published sets are read."""
+
+    benchmarks: tuple[str, ...]
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        """The training set: its first `count` problems (of each family), or all."""
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        """The first `count` problems of one of `benchmarks`, or all."""
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        """SHA-256 of the local files that the training set or the benchmarks are read from, by file name."""
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """What the model is asked: a text, or messages for its chat template."""
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        """A verdict for each completion, in order; `problems` holds the problem of each. Never raises on text."""
+
+
+class _Mini:
+    benchmarks = tasks.TASKS
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        families = [tasks.make_problems(task, count or 2000, seed, "train") for task in tasks.TASKS]
+        return Loaded([p for family in families for p in family], {"name": "mini", "seed": seed})
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return Loaded(tasks.make_problems(name, count or 200, seed, "test"), {"name": name, "seed": seed})
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        return {}  # made from seeds
+
+    def prompt(self, problem: Problem) -> Prompt:
+        return tasks.format_prompt(problem.question)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        return [_mini_verdict(problem, text) for problem, text in zip(problems, completions, strict=True)]
+
+
+def _mini_verdict(problem: Problem, completion: str) -> Verdict:
+    answer = tasks.extract_answer(completion)
+    if answer is None:
+        return Verdict(False, "unparseable", None)
+    correct = tasks.score(problem, completion)
+    return Verdict(correct, "correct" if correct else "wrong", answer)
+
+
+class _Published:
+    """Problems of `tampo.data`, asked by `tampo.prompts`, judged by `tampo.grading`."""
+
+    def __init__(self, training_set: str, benchmarks: tuple[str, ...]) -> None:
+        self._training_set, self.benchmarks = training_set, benchmarks
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return load_training(self._training_set, data_dir=data_dir, revision=revision, limit=count)
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return load_benchmark(name, data_dir=data_dir, revision=revision, limit=count)
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        return local_digests((self._training_set,) if training else self.benchmarks, data_dir)
+
+    def prompt(self, problem: Problem) -> Prompt:
+        return problem_messages(problem)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        golds = [problem.answer for problem in problems]
+        return grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
+
+
+_SUITES: dict[str, Suite] = {
+    "mini": _Mini(),
+    "math": _Published("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
+    "ecqa": _Published("ecqa", ("ECQA",)),
+}
+
+
+def get_suite(name: str) -> Suite:
+    """The suite called `name`: "mini", "math" or "ecqa". Raises ValueError for another name."""
+    if name not in _SUITES:
+        raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_SUITES)}.")
+    return _SUITES[name]

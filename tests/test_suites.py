@@ -1,0 +1,114 @@
+"""Suites behind one protocol, with the published sets where they are."""
+
+import os
+
+import pytest
+
+from tampo.config import ConfigError, load_params
+from tampo.evaluate import load_benchmarks
+from tampo.suites import get_suite
+from tampo.training import load_training_data, model_revision, precision, trainer_config
+
+DATA = os.environ.get("TAMPO_DATA_DIR")
+needs_data = pytest.mark.skipif(not DATA, reason="TAMPO_DATA_DIR does not name a folder with the benchmark files")
+
+
+@pytest.mark.parametrize("name", ["mini", "math", "ecqa"])
+def test_contract(name):
+    if name != "mini" and not DATA:
+        pytest.skip("TAMPO_DATA_DIR does not name a folder with the benchmark files")
+    suite = get_suite(name)
+    assert len(suite.benchmarks) == (1 if name == "ecqa" else 5)
+    for benchmark in suite.benchmarks:
+        problems = suite.benchmark(benchmark, 3, 0, DATA, None).problems
+        assert len(problems) == 3
+        assert all(problem.task == benchmark for problem in problems)
+        right = [f"\\boxed{{{problem.answer}}}" for problem in problems]
+        assert [v.status for v in suite.judge(problems, right)] == ["correct"] * 3
+        assert [v.correct for v in suite.judge(problems, ["no idea"] * 3)] == [False] * 3
+        prompt = suite.prompt(problems[0])
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        assert problems[0].question in text
+    assert suite.training(2, 0, DATA, None).problems
+
+
+def test_unknown_suite():
+    with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, math, ecqa"):
+        get_suite("maths")
+
+
+@needs_data
+def test_published_sets_are_known_by_their_content(tmp_path):
+    params = load_params("paper", {"data_dir": DATA})
+    suite = get_suite("math")
+    digests = suite.digests(False, DATA)
+    assert len(digests) == 5
+    assert "data_dir" not in params.training().identity()
+    assert suite.digests(True, DATA).keys() & digests.keys() == set()
+    assert get_suite("mini").digests(True, DATA) == {}
+    assert DATA not in str(params.evaluation().identity())
+
+
+@needs_data
+def test_overlapping_training_problems_are_dropped():
+    config = load_params("paper", {"data_dir": DATA, "drop_overlaps": True}).training()
+    loaded = load_training_data(config)
+    assert loaded.source["dropped"] > 0
+    assert len(loaded.problems) + loaded.source["dropped"] == 15_625
+
+
+@needs_data
+def test_the_papers_benchmarks_are_all_there():
+    loaded = load_benchmarks(load_params("paper", {"data_dir": DATA}).evaluation())
+    counts = {name: len(benchmark.problems) for name, benchmark in loaded.items()}
+    assert counts == {"AIME24": 30, "MATH-500": 500, "AMC23": 40, "Minerva": 272, "OlympiadBench": 675}
+
+
+def test_the_papers_values():
+    """Section 4.1, value by value."""
+    config = load_params("paper")
+    assert config.model == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    assert (config.steps, config.prompts_per_step, config.num_generations) == (200, 32, 8)
+    assert (config.learning_rate, config.warmup_ratio, config.max_completion_length) == (1e-6, 0.1, 6000)
+    assert (config.alpha, config.p, config.meta_warmup_ratio, config.meta_warmup_temperature) == (0.05, 0.7, 0.1, 1.0)
+    assert (config.eval_samples, config.eval_temperature, config.eval_max_completion_length) == (8, 1.0, 6000)
+    assert load_params("paper-ecqa").model == "Qwen/Qwen2.5-3B-Instruct"
+
+
+def test_the_papers_trainer(tmp_path, monkeypatch):
+    monkeypatch.setattr("tampo.training.precision", lambda wanted: ("float32", False, False))
+    args = trainer_config(load_params("paper").training(rollout_engine="transformers"), tmp_path, processes=8)
+    assert args.gradient_accumulation_steps == 8
+    assert args.lr_scheduler_type == "cosine"
+    assert args.warmup_steps == 0.1
+    assert args.beta == 0.04
+    with pytest.raises(ConfigError, match="256 rollouts a step do not go evenly on 7 processes"):
+        trainer_config(load_params("paper").training(), tmp_path, processes=7)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "has_bf16", "expected"),
+    [
+        ("auto", False, False, (False, False)),
+        ("auto", True, True, (True, False)),
+        ("auto", True, False, (False, True)),
+        ("fp32", True, True, (False, False)),
+        ("bf16", False, False, (True, False)),
+        ("fp16", True, False, (False, True)),
+        ("fp16", False, False, "fp16 needs a GPU"),
+        ("bf16", True, False, "bf16 is not supported"),
+    ],
+)
+def test_precision(monkeypatch, wanted, gpu, has_bf16, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: has_bf16)
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            precision(wanted)
+    else:
+        assert precision(wanted) == ("float32", *expected)
+
+
+def test_revisions_of_local_and_remote_models():
+    assert len(model_revision("mini")) == 64
+    assert model_revision("Qwen/Qwen2.5-3B-Instruct") is None
