@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_environment_yml_agrees_with_pyproject_and_pins():
     assert Requirement(python.replace("=", "==", 1) + ".*").specifier.contains("3.11.0")
     listed = extra["pip"]
     assert "-c .ci/constraints.txt" in listed
-    assert "-e .[notebooks,dev]" in listed
+    assert "-e .[notebooks,dev,gpu]" in listed
     pinned = pins()
     for text in listed:
         if text.startswith("-"):
@@ -76,6 +77,18 @@ def test_installed_versions_are_the_pinned_ones():
 
     for name in ("torch", "transformers", "trl", "papermill", "datasets", "accelerate"):
         assert metadata.version(name).split("+")[0] == pins()[name]
+
+
+@pytest.mark.slow
+def test_the_gpu_environment_resolves(tmp_path):
+    """pip finds versions for everything at once, vllm and deepspeed included; nothing is installed."""
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+    command += ["--report", str(report), "-c", ".ci/constraints.txt", f"{ROOT}[notebooks,dev,gpu]"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {p["metadata"]["name"]: p["metadata"]["version"] for p in json.loads(report.read_text())["install"]}
+    assert {"vllm": "0.31.0", "deepspeed": "0.19.8", "trl": "1.16.0"}.items() <= found.items()
 
 
 def test_every_module_has_a_layer():
