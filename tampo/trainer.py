@@ -370,17 +370,19 @@ class FusedHead:
         settings = {name: cell.cell_contents for name, cell in self._cells.items() if name != "self"}
         weight, bias = head.weight, getattr(head, "bias", None)
         in_fp32 = settings["cast_lm_head_to_fp32"]
+        # As TRL's kernel: DeepSpeed casts the whole model to half precision, a head of cast_lm_head_to_fp32 as well.
+        dtype = torch.float32 if in_fp32 else hidden_states.dtype
         autocast = torch.autocast(
             weight.device.type, enabled=torch.is_autocast_enabled(weight.device.type) and not in_fp32
         )
         with autocast, maybe_gather_lm_head_ctx(*(x for x in (weight, bias) if x is not None)):
             return virtual_log_probs(
-                hidden_states.to(weight.device, torch.float32 if in_fp32 else None),
-                weight,
+                hidden_states.to(weight.device, dtype),
+                weight.to(dtype),
                 tokens.to(weight.device),
                 mask.to(weight.device),
                 temperatures,
-                bias=bias,
+                bias=None if bias is None else bias.to(dtype),
                 logit_scale=settings["logit_scale"],
                 softcap=settings["final_logit_softcapping"],
             )
