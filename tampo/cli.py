@@ -92,7 +92,8 @@ def _train(options: argparse.Namespace) -> None:
 
     params = load_params(options.scale, options.overrides)
     record = RunStore.of(params).train(params.training())
-    print(f"Trained: {os.path.relpath(record.folder)}")
+    if record.manifest:  # the first of several processes
+        print(f"Trained: {os.path.relpath(record.folder)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -126,6 +126,7 @@ class RunStore:
         from tampo.training import TIMINGS, train
 
         identity = training_identity(config)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
         if int(os.environ.get("RANK", "0")) > 0:
             finished = self.load("training", identity)
             if finished is None:
@@ -138,7 +139,11 @@ class RunStore:
             with atomic_path(folder / "metrics.csv") as temporary:
                 kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order
                 log[["step", *(name for name in kept if name != "step")]].to_csv(temporary, index=False)
-            return {"seconds_a_step": round(float(log["step_time"].median()), 3), "data": source}
+            return {
+                "seconds_a_step": round(float(log["step_time"].median()), 3),
+                "data": source,
+                "processes": processes,
+            }
 
         return self.make("training", identity, build)
 
