@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tampo import tasks
-from tampo.data import Loaded, load_benchmark, load_training, local_digests
+from tampo.data import LETTERS, Loaded, load_benchmark, load_training, local_digests
 from tampo.grading import Verdict, grade_math
 from tampo.prompts import Message, problem_messages
 from tampo.tasks import Problem
@@ -85,7 +85,17 @@ class _Published:
 
     def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
         golds = [problem.answer for problem in problems]
-        return grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
+        verdicts = grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
+        return [_same_option(problem, verdict) for problem, verdict in zip(problems, verdicts, strict=True)]
+
+
+def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
+    """In some ECQA questions two options have the gold text: either letter is right."""
+    choices, letter = problem.metadata.get("choices", ()), verdict.answer
+    named = choices[LETTERS.index(letter)] if choices and letter in tuple(LETTERS) else None
+    if verdict.status == "wrong" and named is not None and named == problem.metadata["answer_text"]:
+        return Verdict(True, "correct", letter)
+    return verdict
 
 
 _SUITES: dict[str, Suite] = {

@@ -46,7 +46,7 @@ def test_evaluation_on_real_problems(smollm, capsys):
 
 
 def test_two_steps_of_tampo(smollm, tmp_path, capsys):
-    """The paper's prompts, rewards and loss on open-s1's stand-in; temperatures change, weights move, metrics are sane."""
+    """The paper's prompts, rewards and loss on open-s1's stand-in."""
     overrides = {"data_dir": DATA, "model": str(smollm), "train_problems": 8, "steps": 2, "prompts_per_step": 2}
     overrides |= {"num_generations": 4, "micro_batch": 4, "max_completion_length": 64, "meta_warmup_ratio": 0.5}
     overrides |= {"rollout_engine": "transformers", "gradient_checkpointing": False, "precision": "fp32"}

@@ -39,10 +39,20 @@ def test_messages_are_read_like_texts():
 
 
 def test_choices():
-    question = Problem("q", "ECQA", "Where?", "B", {"choices": ["a", "b", "c", "d", "e"], "letter": "B"})
+    question = Problem(
+        "q", "ECQA", "Where?", "B", {"choices": ["a", "b", "c", "d", "e"], "letter": "B", "answer_text": "b"}
+    )
     reward = accuracy_reward(get_suite("ecqa"), [question])
     answers = [r"\boxed{B}", r"\boxed{b}", r"\boxed{A}", "B or C"]
     assert reward(completions=answers, problem_id=["q"] * 4)[::2] == [1.0, 0.0]
+
+
+def test_either_of_two_equal_options_is_right():
+    metadata = {"choices": ["sea", "park", "lake", "park", "home"], "letter": "B", "answer_text": "park"}
+    question = Problem("q", "ECQA", "Where?", "B", metadata)
+    reward = accuracy_reward(get_suite("ecqa"), [question])
+    answers = [f"\\boxed{{{letter}}}" for letter in "ABCDE"]
+    assert reward(completions=answers, problem_id=["q"] * 5) == [0.0, 1.0, 0.0, 1.0, 0.0]
 
 
 def test_accuracy_of_the_mini_tasks():
