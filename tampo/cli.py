@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
             "evaluate what `train` made with the same parameters (training it where it is missing)",
         ),
         ("plan", _plan, "tokens, memory of each GPU and hours of a training, before it is started"),
+        ("overlaps", _overlaps, "training problems that are, word for word or nearly, in a benchmark"),
     ):
         command = commands.add_parser(name, help=text, epilog="Any parameter (`tampo params`) can follow: --alpha 0.1")
         command.add_argument("scale", help="a scale's name or a YAML file")
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     try:
-        if rest and options.command not in ("train", "evaluate", "plan"):
+        if rest and options.command not in ("train", "evaluate", "plan", "overlaps"):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides = parse_overrides(rest)
         options.run(options)
@@ -113,6 +114,18 @@ def _plan(options: argparse.Namespace) -> None:
     from tampo.plan import describe
 
     print(describe(load_params(options.scale, options.overrides), options.gpus, options.zero_stage))
+
+
+def _overlaps(options: argparse.Namespace) -> None:
+    from tampo.config import load_params
+    from tampo.training import find_overlaps
+
+    params = load_params(options.scale, options.overrides)
+    pairs = find_overlaps(params.training())
+    for training, evaluation, how in pairs:
+        print(f"{training}\t{evaluation}\t{how}")
+    known = len({training for training, *_ in pairs})
+    print(f"{known} training problems are in a benchmark; drop_overlaps leaves them out", file=sys.stderr)
 
 
 def _params(options: argparse.Namespace) -> None:

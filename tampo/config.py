@@ -55,7 +55,7 @@ class TrainingConfig(_DataConfig):
     """One training run. Defaults are those of the mini scale."""
 
     model: str = Field("mini", description="'mini' (shipped), a folder, or a Hugging Face id.")
-    drop_overlaps: bool = Field(False, description="Leave out training problems that are in an evaluation set.")
+    drop_overlaps: bool = Field(False, description="Leave out training problems that are in a benchmark (math, ecqa).")
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
     data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
     reward_accuracy: float = Field(1.0, ge=0, description="Weight of a right answer in the reward.")

@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
 from tampo.mini_model import mini_model_path
-from tampo.overlaps import drop_overlaps
+from tampo.overlaps import drop_overlaps, overlaps
 from tampo.prompts import think_opened
 from tampo.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.suites import Suite, get_suite
+from tampo.tasks import Problem
 from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
 
 Progress = Callable[[dict[str, Any]], None]
@@ -43,17 +44,36 @@ def load_training_data(config: TrainingConfig) -> Loaded:
 
     Raises:
         DataError: A published set that is missing or changed.
-        ConfigError: Every problem was in a benchmark.
+        ConfigError: Every problem was in a benchmark, or the suite is mini, where `drop_overlaps` has no meaning.
     """
     suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
     loaded = suite.training(config.train_problems, config.data_seed, *place)
     if not config.drop_overlaps:
         return loaded
-    asked = [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *place).problems]
-    kept, dropped = drop_overlaps(loaded.problems, asked)
+    kept, dropped = drop_overlaps(loaded.problems, _all_benchmarks(config))
     if not kept:
         raise ConfigError("drop_overlaps leaves no training problem: all are in the benchmarks.")
     return Loaded(kept, loaded.source | {"dropped": len(dropped)})
+
+
+def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
+    """Training problems that are in a benchmark of the suite: (training id, benchmark's id, "equal" or "near 0.83").
+
+    Raises:
+        DataError: A published set that is missing or changed.
+        ConfigError: The suite is mini, whose splits share no question.
+    """
+    loaded = get_suite(config.suite).training(
+        config.train_problems, config.data_seed, config.data_dir, config.data_revision
+    )
+    return overlaps(loaded.problems, _all_benchmarks(config))
+
+
+def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
+    if config.suite == "mini":  # sums that differ in a sign would count as the same
+        raise ConfigError("The splits of the mini tasks share no question; overlaps are of published sets.")
+    suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
+    return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *place).problems]
 
 
 def reward_functions(

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.evaluate import load_benchmarks
 from tampo.suites import get_suite
@@ -55,6 +56,19 @@ def test_overlapping_training_problems_are_dropped():
     loaded = load_training_data(config)
     assert loaded.source["dropped"] > 0
     assert len(loaded.problems) + loaded.source["dropped"] == 15_625
+
+
+@needs_data
+def test_overlaps_are_reported(capsys):
+    assert main(["overlaps", "paper", "--data-dir", DATA]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 36
+    assert "training problems are in a benchmark" in shown.err
+
+
+def test_overlaps_are_of_published_sets(capsys):
+    assert main(["overlaps", "mini"]) == 2
+    assert "splits of the mini tasks share no question" in capsys.readouterr().err
 
 
 @needs_data
