@@ -48,12 +48,21 @@ def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str
 
 
 def _commit() -> str | None:
-    """The commit of the checkout tampo runs from, marked "-dirty" where it was changed; None outside of git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the checkout tampo runs from; None outside of git.
+
+    Marked "-dirty" where code, notebooks or parameters were changed since. Results are not looked at: a table that is
+    being written would mark itself.
+    """
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
     try:
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "tampo", "notebooks", "params", "pyproject.toml", ".ci"],
+            capture_output=True,
+            text=True,
         )
     except OSError:
         return None
-    return described.stdout.strip() or None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
