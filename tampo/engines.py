@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ENGINES = ("transformers", "vllm", "vllm-server")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
@@ -29,28 +28,6 @@ class Engine(Protocol):
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         """`samples` completions for each prompt, in order. The same arguments give the same completions."""
-
-
-def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
-    """The engine of a name in ENGINES, sampling from `model` at most `batch` completions at a time.
-
-    Args:
-        name: "transformers", "vllm" (in this process) or "vllm-server" (a server that is running).
-        model: A folder or a Hugging Face id.
-        batch: Completions generated at a time.
-        options: Further arguments of the engine's class: `device` for transformers, `server` for vllm-server,
-            vLLM's own for vllm.
-
-    Raises:
-        ValueError: There is no such engine.
-    """
-    if name == "transformers":
-        return TransformersEngine(model, batch, **options)
-    if name not in ENGINES:
-        raise ValueError(f"Unknown engine {name!r}; known are {', '.join(ENGINES)}.")
-    from tampo.vllm_engine import VLLMEngine, VLLMServerEngine
-
-    return (VLLMEngine if name == "vllm" else VLLMServerEngine)(model, batch, **options)
 
 
 class TransformersEngine:

@@ -8,10 +8,32 @@ import pandas as pd
 
 from tampo.config import ConfigError, EvaluationConfig
 from tampo.data import Loaded
-from tampo.engines import Engine
+from tampo.engines import Engine, TransformersEngine
 from tampo.prompts import render
 from tampo.stats import pass_at_k
 from tampo.suites import get_suite
+
+
+def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
+    """The engine called `name`, sampling from `model` at most `batch` completions at a time.
+
+    Args:
+        name: "transformers", "vllm" (in this process) or "vllm-server" (a server that is running).
+        model: A folder or a Hugging Face id.
+        batch: Completions generated at a time.
+        options: Further arguments of the engine's class: `device` for transformers, `server` for vllm-server,
+            vLLM's own for vllm.
+
+    Raises:
+        ValueError: There is no such engine.
+    """
+    if name == "transformers":
+        return TransformersEngine(model, batch, **options)
+    if name not in ("vllm", "vllm-server"):
+        raise ValueError(f"Unknown engine {name!r}; known are transformers, vllm, vllm-server.")
+    from tampo.vllm_engine import VLLMEngine, VLLMServerEngine
+
+    return (VLLMEngine if name == "vllm" else VLLMServerEngine)(model, batch, **options)
 
 
 def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:

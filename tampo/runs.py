@@ -149,8 +149,7 @@ class RunStore:
 
     def evaluate(self, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
         """The record of an evaluation, samples.parquet, of the model that `training` makes (None: of `model`)."""
-        from tampo.engines import make_engine
-        from tampo.evaluate import evaluate, load_benchmarks
+        from tampo.evaluate import evaluate, load_benchmarks, make_engine
         from tampo.training import model_folder
 
         trained = None if training is None else self.train(training)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tampo.engines import Completion, make_engine
+from tampo.engines import Completion
+from tampo.evaluate import make_engine
 from tampo.mini_model import mini_model_path
 
 MINI = str(mini_model_path())

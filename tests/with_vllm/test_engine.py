@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import load_params
-from tampo.engines import Engine, make_engine
-from tampo.evaluate import evaluate, problem_scores
+from tampo.engines import Engine
+from tampo.evaluate import evaluate, make_engine, problem_scores
 from tampo.tasks import format_prompt, make_problems
 from tampo.vllm_engine import VLLMEngine
 from tests.conftest import sampling_p_value

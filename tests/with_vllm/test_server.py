@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from tampo.config import load_params
-from tampo.engines import make_engine
-from tampo.evaluate import evaluate, problem_scores
+from tampo.evaluate import evaluate, make_engine, problem_scores
 from tampo.tasks import format_prompt, make_problems
 from tampo.vllm_engine import VLLMEngine
 
