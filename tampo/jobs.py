@@ -88,7 +88,9 @@ def run_jobs(
     place = os.path.relpath(store.root)  # executed notebooks are shared: no path of a machine
     say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {place}." if missing else "."))
     if missing:
-        _run_missing(store, missing, workers or len(os.sched_getaffinity(0)), say, every)
+        # Not every system tells which cores a process may use.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _run_missing(store, missing, workers or cores, say, every)
     made = []
     for job in jobs:
         records = job.find(store)
