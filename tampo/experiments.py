@@ -126,9 +126,10 @@ def summarise(result: Result, methods: tuple[Method, ...] = TABLE1) -> pd.DataFr
 def table1_caption(params: Params) -> str:
     """What a reader of Table 1 must know of how it was made."""
     seeds = f"{len(params.seeds)} training seeds" if len(params.seeds) > 1 else "one training seed"
+    problems = "all problems of" if params.eval_problems is None else f"{params.eval_problems} problems"
     return (
         f"Table 1 at scale {params.scale}: {params.steps} steps of {params.prompts_per_step} x "
-        f"{params.num_generations} rollouts, {seeds}; {params.eval_problems} problems a benchmark, "
+        f"{params.num_generations} rollouts, {seeds}; {problems} a benchmark, "
         f"{params.eval_samples} samples each at temperature {params.eval_temperature:g}, in percent. "
         f"Best in bold, second underlined; 95 % bootstrap intervals over problems."
     )

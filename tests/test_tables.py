@@ -139,4 +139,5 @@ def test_latex_compiles(tmp_path):
 def test_caption_says_how_it_was_made():
     caption = table1_caption(load_params("mini", {"seeds": "0,1,2"}))
     assert "3 training seeds" in caption
-    assert "8 samples each at temperature 1" in caption
+    assert "200 problems a benchmark, 8 samples each at temperature 1" in caption
+    assert "all problems of a benchmark" in table1_caption(load_params("paper"))
