@@ -1,0 +1,43 @@
+"""What README tells users to write, run as it stands but for the model, the folder and settings of a CPU."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tests.conftest import digit_reward
+from tests.test_trainer import SETTINGS
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_two_lines_change_a_trl_script(tiny_model_path, prompts, tmp_path):
+    code = next(block for block in BLOCKS if "TAMPOTrainer" in block)
+    assert '"Qwen/Qwen2.5-0.5B-Instruct"' in code
+    code = code.replace('"Qwen/Qwen2.5-0.5B-Instruct"', repr(str(tiny_model_path)))
+    changed = code.replace('output_dir="out", num_generations=8', "**settings")
+    assert changed != code
+    names = {"settings": SETTINGS | {"output_dir": str(tmp_path)}, "reward": digit_reward, "data": prompts}
+    exec(changed, names)
+    rows = [row for row in names["trainer"].state.log_history if "temperature" in row]
+    assert len(rows) == SETTINGS["max_steps"]
+    assert names["trainer"].controller.meta_policy.updates == SETTINGS["max_steps"]
+
+
+def test_the_rule_alone():
+    code = next(block for block in BLOCKS if "MetaPolicy(" in block)
+    generator = np.random.default_rng(0)
+    names = {"log_likelihoods": -generator.exponential(9, (6, 5)), "advantages": generator.normal(size=6)}
+    exec(code, names)
+    assert names["temperature"] in names["policy"].temperatures
+    assert names["policy"].updates == 1
+
+
+def test_commands_are_in_the_makefile_and_links_lead_somewhere():
+    root = Path(__file__).parents[1]
+    makefile = (root / "Makefile").read_text()
+    for target in re.findall(r"^make ([\w-]+)", TEXT, re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+    for path in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (root / path).exists(), path
