@@ -49,6 +49,14 @@ def test_table1_from_papermill(project):
     assert "6 of 6 runs are there." in "".join(o.get("text", "") for c in again.cells for o in c.get("outputs", []))
     assert {path.name: path.read_bytes() for path in folder.glob("table1.*")} == first
 
+    # Figure 3 is of the same runs.
+    figure = papermill.execute_notebook("notebooks/fig3.ipynb", "fig3.ipynb", parameters, progress_bar=False)
+    assert "6 of 6 runs are there." in "".join(o.get("text", "") for c in figure.cells for o in c.get("outputs", []))
+    assert (folder / "fig3.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "fig3.png").stat().st_size > 20_000
+    drawn = pd.read_csv(folder / "fig3.rewards.csv")
+    assert drawn.groupby("title")["step"].max().tolist() == [2] * 5
+
 
 def test_an_unknown_parameter_fails(project):
     """papermill itself would only warn, and train with the default."""

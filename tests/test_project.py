@@ -29,7 +29,7 @@ LAYERS = (
     {"config", "trainer", "mini_model", "training"},
     {"engines", "vllm_engine", "vllm_cpu", "evaluate", "provenance"},
     {"runs", "jobs"},
-    {"published", "experiments", "tables", "notebook", "plan", "cli"},
+    {"published", "experiments", "tables", "figures", "notebook", "plan", "cli"},
 )
 
 
