@@ -173,8 +173,12 @@ def architecture(model: str) -> Architecture:
         raise ConfigError(f"Cannot read the sizes of model {model!r}: {error}") from error
 
 
-def describe(params: Params, gpus: int, zero_stage: int, prompt_tokens: int = 512) -> str:
-    """A plan in words: what `tampo plan` prints.
+# What a prompt of a mathematics problem usually takes, well below the limit.
+_PROMPT_TOKENS = 512
+
+
+def describe(params: Params, gpus: int, zero_stage: int) -> str:
+    """A plan in words: what `tampo plan` prints, for prompts of 512 tokens or their limit if that is less.
 
     Raises:
         ConfigError: The parameters do not go with that many GPUs, or the model is not known.
@@ -183,7 +187,7 @@ def describe(params: Params, gpus: int, zero_stage: int, prompt_tokens: int = 51
         params.steps,
         params.prompts_per_step * params.num_generations,
         params.micro_batch,
-        prompt_tokens,
+        min(_PROMPT_TOKENS, params.max_prompt_length),
         params.max_completion_length,
         params.beta,
         gpus,

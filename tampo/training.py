@@ -14,7 +14,7 @@ from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
 from tampo.mini_model import mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
-from tampo.prompts import think_opened
+from tampo.prompts import render, think_opened
 from tampo.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.suites import Suite, get_suite
 from tampo.tasks import Problem
@@ -54,6 +54,23 @@ def load_training_data(config: TrainingConfig) -> Loaded:
     if not kept:
         raise ConfigError("drop_overlaps leaves no training problem: all are in the benchmarks.")
     return Loaded(kept, loaded.source | {"dropped": len(dropped)})
+
+
+def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int) -> Loaded:
+    """The training set without problems whose prompt is longer than `limit` tokens.
+
+    Raises:
+        ConfigError: No problem is left.
+    """
+    prompts = [suite.prompt(problem) for problem in loaded.problems]
+    texts = [prompt if isinstance(prompt, str) else render(tokenizer, prompt) for prompt in prompts]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    kept = [problem for problem, length in zip(loaded.problems, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise ConfigError(f"max_prompt_length {limit} leaves no training problem; the shortest has {min(lengths)}.")
+    if len(kept) == len(loaded.problems):
+        return loaded
+    return Loaded(kept, loaded.source | {"too_long": len(loaded.problems) - len(kept)})
 
 
 def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
@@ -159,6 +176,8 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         use_vllm=config.rollout_engine != "transformers",
         vllm_mode="server" if config.rollout_engine == "vllm-server" else "colocate",
         vllm_gpu_memory_utilization=config.engine_memory,
+        # A model's own limit may be longer than the cache of a shared GPU can hold.
+        vllm_max_model_length=config.max_prompt_length + config.max_completion_length,
         logging_steps=1,
         save_strategy="steps",
         save_steps=CHECKPOINT_STEPS,
@@ -184,13 +203,13 @@ def train(
     Returns:
         TRL's log, one row a step, and where the training data came from.
     """
-    suite, loaded = get_suite(config.suite), load_training_data(config)
+    suite, path = get_suite(config.suite), model_folder(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     data = Dataset.from_dict(
         {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
     )
     checkpoints = folder / "checkpoints"
-    path = model_folder(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     functions, weights = reward_functions(config, suite, loaded, tokenizer)
     args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
     args.reward_weights = weights

@@ -3,12 +3,20 @@
 import os
 
 import pytest
+from transformers import AutoTokenizer
 
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.evaluate import load_benchmarks
+from tampo.mini_model import mini_model_path
 from tampo.suites import get_suite
-from tampo.training import load_training_data, model_revision, precision, trainer_config
+from tampo.training import (
+    leave_out_long_prompts,
+    load_training_data,
+    model_revision,
+    precision,
+    trainer_config,
+)
 
 DATA = os.environ.get("TAMPO_DATA_DIR")
 needs_data = pytest.mark.skipif(not DATA, reason="TAMPO_DATA_DIR does not name a folder with the benchmark files")
@@ -126,3 +134,17 @@ def test_precision(monkeypatch, wanted, gpu, has_bf16, expected):
 def test_revisions_of_local_and_remote_models():
     assert len(model_revision("mini")) == 64
     assert model_revision("Qwen/Qwen2.5-3B-Instruct") is None
+
+
+def test_long_prompts_are_left_out():
+    config = load_params("smoke", {"train_problems": 20}).training()
+    loaded, suite = load_training_data(config), get_suite("mini")
+    tokenizer = AutoTokenizer.from_pretrained(mini_model_path())
+    lengths = [len(tokenizer(suite.prompt(problem)).input_ids) for problem in loaded.problems]
+    limit = sorted(lengths)[len(lengths) // 2]
+    kept = leave_out_long_prompts(loaded, suite, tokenizer, limit)
+    assert [p.id for p in kept.problems] == [p.id for p, n in zip(loaded.problems, lengths, strict=True) if n <= limit]
+    assert kept.source["too_long"] == len(loaded.problems) - len(kept.problems) > 0
+    assert leave_out_long_prompts(loaded, suite, tokenizer, max(lengths)) is loaded
+    with pytest.raises(ConfigError, match="max_prompt_length 1 leaves no training problem"):
+        leave_out_long_prompts(loaded, suite, tokenizer, 1)
