@@ -29,6 +29,10 @@ _CONTROLLER_PARAMETERS: dict[str, frozenset[str]] = {
 _ALL_CONTROLLER_PARAMETERS = frozenset().union(*_CONTROLLER_PARAMETERS.values())
 
 
+# Where things are; files are known by their content.
+_PLACES = frozenset({"data_dir", "vllm_server"})
+
+
 class ConfigError(ValueError):
     """A parameter is unknown, of the wrong type or out of range; the message names it and the way out."""
 
@@ -49,6 +53,7 @@ class _DataConfig(_Flat):
     suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, math or ecqa.")
     data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of the data sets on the hub.")
+    vllm_server: str = Field("http://127.0.0.1:8000", description="Address of the server of the vllm-server engines.")
 
 
 class TrainingConfig(_DataConfig):
@@ -105,7 +110,7 @@ class TrainingConfig(_DataConfig):
     def identity(self) -> dict[str, Any]:
         """What decides the result of this training: all values but those that only other controllers read."""
         idle = _ALL_CONTROLLER_PARAMETERS - _CONTROLLER_PARAMETERS[self.controller]
-        return self.model_dump(mode="json", exclude={*idle, "data_dir"})  # files are known by their content
+        return self.model_dump(mode="json", exclude={*idle, *_PLACES})
 
 
 class EvaluationConfig(_DataConfig):
@@ -122,7 +127,7 @@ class EvaluationConfig(_DataConfig):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this evaluation of a given model."""
-        return self.model_dump(mode="json", exclude={"data_dir"})  # files are known by their content
+        return self.model_dump(mode="json", exclude=set(_PLACES))
 
 
 class Params(TrainingConfig, EvaluationConfig):

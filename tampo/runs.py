@@ -157,7 +157,8 @@ class RunStore:
         def build(folder: Path) -> dict[str, Any]:
             weights = model_folder(model) if trained is None else str(trained.folder / "model")
             benchmarks = load_benchmarks(config)
-            engine = make_engine(config.eval_engine, weights, batch=config.eval_batch)
+            place = {"server": config.vllm_server} if config.eval_engine == "vllm-server" else {}
+            engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **place)
             samples = evaluate(engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row))
             with atomic_path(folder / "samples.parquet") as temporary:
                 samples.to_parquet(temporary, compression="zstd")

@@ -175,6 +175,7 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         gradient_checkpointing=config.gradient_checkpointing,
         use_vllm=config.rollout_engine != "transformers",
         vllm_mode="server" if config.rollout_engine == "vllm-server" else "colocate",
+        vllm_server_base_url=config.vllm_server if config.rollout_engine == "vllm-server" else None,
         vllm_gpu_memory_utilization=config.engine_memory,
         # A model's own limit may be longer than the cache of a shared GPU can hold.
         vllm_max_model_length=config.max_prompt_length + config.max_completion_length,

@@ -95,6 +95,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         "temperature_start",
         "temperature_end",
         "data_dir",  # its files are known by their content
+        "vllm_server",
     }
 
 

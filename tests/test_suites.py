@@ -104,6 +104,10 @@ def test_the_papers_trainer(tmp_path, monkeypatch):
     assert args.lr_scheduler_type == "cosine"
     assert args.warmup_steps == 0.1
     assert args.beta == 0.04
+    assert args.vllm_server_base_url is None
+    address = {"rollout_engine": "vllm-server", "vllm_server": "http://127.0.0.1:9"}
+    served = trainer_config(load_params("paper").training(**address), tmp_path, processes=8)
+    assert (served.use_vllm, served.vllm_mode, served.vllm_server_base_url) == (True, "server", "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match="256 rollouts a step do not go evenly on 7 processes"):
         trainer_config(load_params("paper").training(), tmp_path, processes=7)
 
