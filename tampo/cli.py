@@ -139,12 +139,9 @@ def _params(options: argparse.Namespace) -> None:
 
 
 def _build_mini_model(options: argparse.Namespace) -> None:
-    import torch
+    from tampo.mini_model import main as build
 
-    from tampo.mini_model import build_mini_model
-
-    torch.set_num_threads(1)  # more would split the sums differently: other bits
-    build_mini_model(options.out_dir, seed=options.seed)
+    build(["--out-dir", options.out_dir, "--seed", str(options.seed)])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from tampo.files import sha256
 from tampo.judging import find_boxed
 from tampo.tasks import Problem
 
@@ -266,7 +267,7 @@ _Rows = tuple[list[_Row], dict[str, str], str | None]  # rows, sha256 of files, 
 def _from_files(name: str, entry: _Set, folder: Path) -> _Rows:
     paths = [folder.expanduser() / file for file in entry.files]
     rows = [_Row(v, f"{name}: {path}, line {n}", "Restore the file.") for path in paths for n, v in read_jsonl(path)]
-    return rows, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}, None
+    return rows, {path.name: sha256(path) for path in paths}, None
 
 
 def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
@@ -325,6 +326,6 @@ def local_digests(names: Iterable[str], data_dir: str | Path | None) -> dict[str
         return {}
     files = [file for name in names for file in (_BENCHMARKS | _TRAINING)[name].files]
     try:
-        return {file: hashlib.sha256((Path(folder).expanduser() / file).read_bytes()).hexdigest() for file in files}
+        return {file: sha256(Path(folder).expanduser() / file) for file in files}
     except OSError as error:
         raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error

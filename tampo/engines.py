@@ -19,6 +19,11 @@ class Completion:
     truncated: bool
 
 
+def derive_seed(seed: int, part: int | str) -> int:
+    """A seed for one part of a sampling (a benchmark, batch or prompt), far from those of other parts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:7], "big")
+
+
 class Engine(Protocol):
     """Samples from one model. Prompts are whole texts: no special token is added to them."""
 
@@ -61,7 +66,7 @@ class TransformersEngine:
         for start in range(0, len(rows), self._batch):
             chosen = rows[start : start + self._batch]
             completions = self._generate_batch(
-                [prompts[i] for i in chosen], temperature, max_tokens, _batch_seed(seed, start)
+                [prompts[i] for i in chosen], temperature, max_tokens, derive_seed(seed, start)
             )
             for i, completion in zip(chosen, completions, strict=True):
                 result[i].append(completion)
@@ -93,7 +98,3 @@ class TransformersEngine:
             Completion(text, int(length), not bool(done))
             for text, length, done in zip(texts, lengths, ended.any(dim=1), strict=True)
         ]
-
-
-def _batch_seed(seed: int, start: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{start}".encode()).digest()[:7], "big")

@@ -1,6 +1,5 @@
 """Evaluation: samples of a model on benchmarks, judged and kept one by one, and the scores that follow from them."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import pandas as pd
 
 from tampo.config import ConfigError, EvaluationConfig
 from tampo.data import Loaded
-from tampo.engines import Engine, TransformersEngine
+from tampo.engines import Engine, TransformersEngine, derive_seed
 from tampo.prompts import render
 from tampo.stats import pass_at_k
 from tampo.suites import get_suite
@@ -76,10 +75,9 @@ def evaluate(
     benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
     for done, (name, loaded) in enumerate(benchmarks.items()):
         progress({"benchmark": done, "benchmarks": len(benchmarks)})
-        asked = [suite.prompt(problem) for problem in loaded.problems]
-        prompts = [prompt if isinstance(prompt, str) else render(engine.tokenizer, prompt) for prompt in asked]
+        prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in loaded.problems]
         # Benchmarks must not share their random numbers.
-        seed = int.from_bytes(hashlib.sha256(f"{config.eval_seed}/{name}".encode()).digest()[:7], "big")
+        seed = derive_seed(config.eval_seed, name)
         sampled = engine.generate(
             prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
         )

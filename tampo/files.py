@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place, then renamed into it."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -38,3 +39,9 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically, as indented JSON with sorted keys. NaN is refused with a ValueError."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

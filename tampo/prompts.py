@@ -52,17 +52,19 @@ def problem_messages(problem: Problem) -> list[Message]:
     return choice_messages(problem.question, choices) if choices else math_messages(problem.question)
 
 
-def render(tokenizer: Any, messages: list[Message]) -> str:
-    """The prompt as text, up to where the model's turn begins.
+def render(tokenizer: Any, prompt: str | list[Message]) -> str:
+    """The prompt as text, up to where the model's turn begins; a text is itself.
 
     A template writes the beginning-of-sequence token itself: encode the text with add_special_tokens=False.
 
     Raises:
         ValueError: The tokenizer has no chat template, as that of a base model.
     """
+    if isinstance(prompt, str):
+        return prompt
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: use a chat model")
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 
 
 def think_opened(tokenizer: Any) -> bool:

@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock
 
 from tampo.config import EvaluationConfig, Params, TrainingConfig, project_root
-from tampo.files import atomic_path, write_json
+from tampo.files import atomic_path, sha256, write_json
 from tampo.provenance import provenance
 
 MANIFEST = "manifest.json"
@@ -78,7 +78,7 @@ class RunStore:
         folder = self.folder(kind, identity)
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            whole = all(_sha256(folder / name) == digest for name, digest in manifest["files"].items())
+            whole = all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return Record(folder, manifest) if whole else None
@@ -110,7 +110,7 @@ class RunStore:
             manifest = {
                 "kind": kind,
                 "identity": identity,
-                "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+                "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
                 "seconds": round(time.time() - start, 1),
                 **provenance(),
                 **extra,
@@ -195,11 +195,6 @@ def _set_aside(folder: Path) -> None:
             folder.rename(target)
             print(f"{folder} does not match its manifest; moved to {target.name}, making it again.", file=sys.stderr)
             return
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
+from tampo.files import sha256
 from tampo.mini_model import mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
 from tampo.prompts import render, think_opened
@@ -36,7 +36,7 @@ def model_folder(model: str) -> str:
 def model_revision(model: str) -> str | None:
     """SHA-256 of a local model's weights, which a stored run is known by; None for a model that is not local."""
     weights = Path(model_folder(model), "model.safetensors")
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    return sha256(weights) if weights.is_file() else None
 
 
 def load_training_data(config: TrainingConfig) -> Loaded:
@@ -46,8 +46,7 @@ def load_training_data(config: TrainingConfig) -> Loaded:
         DataError: A published set that is missing or changed.
         ConfigError: Every problem was in a benchmark, or the suite is mini, where `drop_overlaps` has no meaning.
     """
-    suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
-    loaded = suite.training(config.train_problems, config.data_seed, *place)
+    loaded = _whole_training_set(config)
     if not config.drop_overlaps:
         return loaded
     kept, dropped = drop_overlaps(loaded.problems, _all_benchmarks(config))
@@ -62,8 +61,7 @@ def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: PreTrainedTo
     Raises:
         ConfigError: No problem is left.
     """
-    prompts = [suite.prompt(problem) for problem in loaded.problems]
-    texts = [prompt if isinstance(prompt, str) else render(tokenizer, prompt) for prompt in prompts]
+    texts = [render(tokenizer, suite.prompt(problem)) for problem in loaded.problems]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     kept = [problem for problem, length in zip(loaded.problems, lengths, strict=True) if length <= limit]
     if not kept:
@@ -80,10 +78,12 @@ def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
         DataError: A published set that is missing or changed.
         ConfigError: The suite is mini, whose splits share no question.
     """
-    loaded = get_suite(config.suite).training(
-        config.train_problems, config.data_seed, config.data_dir, config.data_revision
-    )
-    return overlaps(loaded.problems, _all_benchmarks(config))
+    return overlaps(_whole_training_set(config).problems, _all_benchmarks(config))
+
+
+def _whole_training_set(config: TrainingConfig) -> Loaded:
+    suite = get_suite(config.suite)
+    return suite.training(config.train_problems, config.data_seed, config.data_dir, config.data_revision)
 
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:

@@ -5,7 +5,6 @@ the places of its prompt and sample, not on what shares its batch (up to roundin
 bits of the logits). These are other numbers than TransformersEngine draws, from the same distribution.
 """
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +12,7 @@ import httpx
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from tampo.engines import DEFAULT_SERVER, Completion
+from tampo.engines import DEFAULT_SERVER, Completion, derive_seed
 
 # Sampling from the tempered softmax and nothing else. Said outright, because a server takes what is not said from the
 # model's generation_config.json.
@@ -62,7 +61,7 @@ class VLLMEngine:
                 n=samples,
                 temperature=temperature,
                 max_tokens=max_tokens,
-                seed=_prompt_seed(seed, i),
+                seed=derive_seed(seed, i),
                 detokenize=False,  # texts are decoded here, as TransformersEngine does
                 **_PLAIN_SAMPLING,
             )
@@ -121,7 +120,7 @@ class VLLMServerEngine:
     ) -> list[list[Completion]]:
         def complete(i: int) -> list[Completion]:
             settings = {"n": samples, "temperature": temperature, "max_tokens": max_tokens} | _PLAIN_SAMPLING
-            request = {"model": self._name, "prompt": prompts[i], "seed": _prompt_seed(seed, i)} | settings
+            request = {"model": self._name, "prompt": prompts[i], "seed": derive_seed(seed, i)} | settings
             answer = self._call(
                 "POST", "/v1/completions", request | {"return_token_ids": True, "add_special_tokens": False}
             )
@@ -142,8 +141,3 @@ class VLLMServerEngine:
         if response.is_error:
             raise RuntimeError(f"{self._server}{path} answered {response.status_code}: {response.text[:1000]}")
         return response.json()
-
-
-def _prompt_seed(seed: int, prompt: int) -> int:
-    """A seed for one prompt; vLLM adds the number of the sample."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt}".encode()).digest()[:7], "big")
