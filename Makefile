@@ -1,14 +1,17 @@
 # `make table1` and `make test` set up everything they need, on a fresh clone too.
 PYTHON ?= python3
 SCALE ?= mini
+SEEDS ?= 0,1,2,3,4
 BIN := .venv/bin
 READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 test test-slow test-vllm lint clean help
+.PHONY: table1 reproduce smoke test test-slow test-vllm lint clean help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
+	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0,1,2,3,4; can be interrupted and resumed"
+	@echo "make smoke                 run every notebook in minutes, on a few problems"
 	@echo "make test                  lint, type-check and run all tests"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
@@ -18,6 +21,12 @@ table1: $(READY)
 	mkdir -p results/$(SCALE)
 	$(BIN)/papermill notebooks/table1.ipynb results/$(SCALE)/table1.ipynb -p params $(SCALE) \
 		--log-output --no-progress-bar
+
+reproduce: $(READY)
+	$(BIN)/tampo reproduce $(SCALE) --seeds $(SEEDS)
+
+smoke: $(READY)
+	$(BIN)/tampo reproduce smoke
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)

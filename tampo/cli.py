@@ -35,7 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
         if name == "evaluate":
             command.add_argument("--base", action="store_true", help="the model itself, untrained")
-    build = commands.add_parser("build-mini-model", help="train the mini scale's base model from a seed (minutes)")
+    reproduce = commands.add_parser("reproduce", help="make all tables and figures of a scale (hours; can be resumed)")
+    reproduce.add_argument("scale", nargs="?", default="mini", help="smoke, mini or paper (default: mini)")
+    reproduce.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
+    reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2 (default: as in params)")
+    reproduce.add_argument("--workers", type=int, help="runs side by side (default: one a core)")
+    reproduce.set_defaults(run=_reproduce)
+    build = commands.add_parser("build-mini-model", help="train one of the mini scale's base models (minutes)")
+    build.add_argument("--name", default="mini", help="mini, mini-choice or mini-rare (default: mini)")
     build.add_argument("out_dir", help="folder to write the model to")
     build.add_argument("--seed", type=int, default=0)
     build.set_defaults(run=_build_mini_model)
@@ -138,10 +145,25 @@ def _params(options: argparse.Namespace) -> None:
         print(f"{name} = {shown}\n    {field.description}")
 
 
-def _build_mini_model(options: argparse.Namespace) -> None:
-    from tampo.mini_model import main as build
+def _reproduce(options: argparse.Namespace) -> None:
+    from tampo.config import load_params
+    from tampo.reproduce import reproduce
 
-    build(["--out-dir", options.out_dir, "--seed", str(options.seed)])
+    params = load_params(options.scale, {"seeds": options.seeds, "workers": options.workers})
+    reproduce(options.scale, params.seeds, options.only, params.workers)
+
+
+def _build_mini_model(options: argparse.Namespace) -> None:
+    import torch
+
+    from tampo.config import ConfigError
+    from tampo.mini_model import RECIPES, build_mini_model
+
+    if options.name not in RECIPES:
+        raise ConfigError(f"Unknown model {options.name!r} in --name; known are {', '.join(RECIPES)}.")
+    # More threads would split the sums differently, and the weights would differ in the last bits.
+    torch.set_num_threads(1)
+    build_mini_model(options.out_dir, RECIPES[options.name], options.seed)
 
 
 if __name__ == "__main__":

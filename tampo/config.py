@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tampo.controllers import ControllerName
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
 
-SuiteName = Literal["mini", "math", "ecqa"]
+SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
@@ -50,7 +50,7 @@ class _Flat(BaseModel):
 
 
 class _DataConfig(_Flat):
-    suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, math or ecqa.")
+    suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, mini-choice, math or ecqa.")
     data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of the data sets on the hub.")
     vllm_server: str = Field("http://127.0.0.1:8000", description="Address of the server of the vllm-server engines.")
@@ -59,7 +59,9 @@ class _DataConfig(_Flat):
 class TrainingConfig(_DataConfig):
     """One training run. Defaults are those of the mini scale."""
 
-    model: str = Field("mini", description="'mini' (shipped), a folder, or a Hugging Face id.")
+    model: str = Field(
+        "mini", description="One that is shipped (mini, mini-choice, mini-rare), a folder, or a Hugging Face id."
+    )
     drop_overlaps: bool = Field(False, description="Leave out training problems that are in a benchmark (math, ecqa).")
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
     data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -73,28 +73,50 @@ class TransformersEngine:
         return result
 
     def _generate_batch(self, prompts: list[str], temperature: float, max_tokens: int, seed: int) -> list[Completion]:
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        inputs = inputs.to(self._model.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            output = self._model.generate(
-                **inputs,
-                do_sample=True,
-                temperature=temperature,
-                top_p=1.0,
-                top_k=0,
-                repetition_penalty=1.0,  # some models' generation_config.json sets another
-                max_new_tokens=max_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        ids = output[:, inputs.input_ids.shape[1] :]  # (b, C)
-        # Whatever the model counts as an end, at its first place; the pad token may be one of them.
-        ends = self._model.generation_config.eos_token_id
-        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
-        ended = torch.isin(ids, ends)  # (b, C)
-        lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1])  # (b,)
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        sampled = sample_tokens(self._model, self.tokenizer, prompts, temperature, max_tokens, seed)
+        texts = self.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
         return [
-            Completion(text, int(length), not bool(done))
-            for text, length, done in zip(texts, lengths, ended.any(dim=1), strict=True)
+            Completion(text, len(tokens), truncated) for text, (tokens, truncated) in zip(texts, sampled, strict=True)
         ]
+
+
+@torch.inference_mode()
+def sample_tokens(
+    model: PreTrainedModel, tokenizer: Any, prompts: list[str], temperature: float, max_tokens: int, seed: int
+) -> list[tuple[list[int], bool]]:
+    """The tokens of one completion for each prompt, all sampled in one batch by `model.generate` (Eq. 2).
+
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer, padding on the left.
+        prompts: Whole texts: no special token is added.
+        temperature: Sampling temperature; nothing else (top-p, top-k, penalties) shapes the distribution.
+        max_tokens: Tokens a completion may have.
+        seed: Seed of torch's generator, whose state is left as it was.
+
+    Returns:
+        For each prompt its token ids, the end of sequence included, and whether the length limit cut it.
+    """
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        output = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
+            **inputs,
+            do_sample=True,
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            repetition_penalty=1.0,  # some models' generation_config.json sets another
+            max_new_tokens=max_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ids = output[:, inputs.input_ids.shape[1] :]  # (b, C)
+    # Whatever the model counts as an end, at its first place; the pad token may be one of them.
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
+    ended = torch.isin(ids, ends)  # (b, C)
+    lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1])  # (b,)
+    return [
+        (row[:length].tolist(), not bool(done))
+        for row, length, done in zip(ids, lengths, ended.any(dim=1), strict=True)
+    ]

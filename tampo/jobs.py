@@ -84,13 +84,13 @@ def run_jobs(
     # Jobs that ask for the same records are one.
     wanted = list({job.folder(store): job for job in jobs}.values())
     missing = [job for job in wanted if job.find(store) is None]
+    # The longest first: an evaluation alone fits into whatever is left at the end.
+    missing.sort(key=lambda job: job.training is None)
     found = len(wanted) - len(missing)
     place = os.path.relpath(store.root)  # executed notebooks are shared: no path of a machine
     say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {place}." if missing else "."))
     if missing:
-        # Not every system tells which cores a process may use.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        _run_missing(store, missing, workers or cores, say, every)
+        _run_missing(store, missing, workers or available_cores(), say, every)
     made = []
     for job in jobs:
         records = job.find(store)
@@ -98,6 +98,12 @@ def run_jobs(
             raise RunFailed(f"{job.label}: its records in {store.root} are not whole after the run.")
         made.append(records)
     return made
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    # Not every system tells.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callable[[str], None], every: float) -> None:

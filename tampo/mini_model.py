@@ -1,6 +1,6 @@
-"""The mini scale's base model: a Qwen2 of half a million parameters, trained from a seed on a noisy teacher.
+"""The mini scale's base models: Qwen2s of half a million parameters, trained from a seed on a noisy teacher.
 
-`build_mini_model` makes the folder that ships with the package; it needs one CPU thread and some minutes.
+`build_mini_model` makes a folder that ships with the package; it needs one CPU thread and some minutes.
 The supervised traces contain slips and skipped steps on purpose. A base trained on flawless traces is so sure
 of itself that reinforcement learning finds nothing to elicit; this one knows good habits beside bad ones.
 
@@ -9,14 +9,14 @@ Any other kind would lose its pre-tokenizer: AutoTokenizer puts Qwen2's in its p
 config.json says model_type qwen2.
 """
 
-import argparse
 import functools
 import itertools
 import json
 import platform
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from tampo.tasks import TASKS, Problem, format_prompt, make_problems, worked_solution
+from tampo.tasks import CHOICE_TASKS, TASKS, Problem, format_prompt, make_problems, worked_solution
 
 EOS_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
@@ -42,22 +42,57 @@ IGNORED = -100  # the label the loss leaves out
 _TYPICAL_LENGTH = 25  # tokens of a solution
 _POOL = 4  # batches drawn at a time, to be sorted by length
 
-DEFAULT_STEPS = 4200
-DEFAULT_SLIP = 0.1
-DEFAULT_SKIP = 0.25
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a base model is trained: on flawless solutions, then, in the last steps, on those of a noisy teacher.
+
+    Attributes:
+        tasks: Families of `tampo.tasks`.
+        steps: Optimizer steps in all.
+        noisy_share: Share of the steps, the last ones, in which the teacher slips and skips (`worked_solution`).
+        slip: Chance that a computed value is wrong.
+        skip: Chance that the steps are left out and only an answer is given.
+        give_up: Chance that there is no answer at all.
+        problems_per_task: Training problems of each family.
+        batch_size: Solutions in a step.
+        learning_rate: Its peak; a third of it in the noisy steps.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    steps: int = 4200
+    noisy_share: float = 0.25
+    slip: float = 0.1
+    skip: float = 0.25
+    give_up: float = 0.0
+    problems_per_task: int = 3500
+    batch_size: int = 32
+    learning_rate: float = 3e-3
 
 
-def mini_model_path() -> Path:
-    """The folder of the model that ships with the package. Raises FileNotFoundError when it is not there."""
-    folder = Path(str(files("tampo").joinpath("assets", "mini")))
+RECIPES: dict[str, Recipe] = {
+    "mini": Recipe(),
+    # Multiple choice, a task of another kind (Table 5).
+    "mini-choice": Recipe(tasks=CHOICE_TASKS, steps=1000, slip=0.2, skip=0.25, problems_per_task=8000),
+    # It hardly ever writes the steps that would lead to the answer: a base that has to explore.
+    "mini-rare": Recipe(slip=0.0, skip=0.0, give_up=0.95),
+}
+
+
+def mini_model_path(name: str = "mini") -> Path:
+    """The folder of a model of `RECIPES`, which all ship with the package.
+
+    Raises FileNotFoundError when it is not there.
+    """
+    folder = Path(str(files("tampo").joinpath("assets", name)))
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no mini model in {folder}; build it: python -m tampo.mini_model --out-dir {folder}")
+        raise FileNotFoundError(f"no model in {folder}; build it: tampo build-mini-model --name {name} {folder}")
     return folder
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """The byte-level tokenizer in which every word of the five families' questions is one token."""
-    questions = "\n".join(p.question for task in TASKS for p in make_problems(task, 200))
+def build_tokenizer(tasks: Sequence[str] = TASKS) -> PreTrainedTokenizerBase:
+    """The byte-level tokenizer in which every word of the families' questions is one token."""
+    questions = "\n".join(p.question for task in tasks for p in make_problems(task, 200))
     # Only words are merged (single letters are variables); "(GCD" is one word to Qwen2's pre-tokenizer.
     words = re.sub(r"[^A-Za-z(\s]|\b[a-z]\b", "", questions) + "\n\\boxed"
     template: Any = Qwen2Tokenizer().backend_tokenizer  # for its normalizer and pre-tokenizer
@@ -154,40 +189,33 @@ def _train(
     return mean_loss
 
 
-def build_mini_model(
-    out_dir: str | Path,
-    seed: int = 0,
-    steps: int = DEFAULT_STEPS,
-    slip: float = DEFAULT_SLIP,
-    skip: float = DEFAULT_SKIP,
-    noisy_share: float = 0.25,
-    batch_size: int = 32,
-    learning_rate: float = 3e-3,
-    problems_per_task: int = 3500,
-) -> Path:
-    """Train the base model from `seed` and save it with its tokenizer and a build.json; returns the folder.
+def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed: int = 0) -> Path:
+    """Train a base model from `seed` and save it with its tokenizer and a build.json; returns the folder.
 
-    Arithmetic is learnt soonest from flawless solutions, so the teacher slips and skips (`worked_solution`)
-    only in the last `noisy_share` of the steps. Training is on the train split only. The same arguments give
-    the same bytes of model.safetensors on the same machine with one thread.
+    Arithmetic is learnt soonest from flawless solutions, so the teacher is noisy in the last steps only. Training is
+    on the train split only. The same arguments give the same bytes of model.safetensors on the same machine with one
+    thread.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
-    problems = [p for task in TASKS for p in make_problems(task, problems_per_task, seed)]
+    tokenizer = build_tokenizer(recipe.tasks)
+    problems = [p for task in recipe.tasks for p in make_problems(task, recipe.problems_per_task, seed)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(build_config(tokenizer))
-    noisy_steps = round(noisy_share * steps)
-    phases = [("flawless", steps - noisy_steps, learning_rate, 0.0, 0.0)]
-    phases += [("noisy", noisy_steps, learning_rate / 3, slip, skip)]
+    noisy_steps = round(recipe.noisy_share * recipe.steps)
+    noise: dict[str, Any] = {"slip": recipe.slip, "skip": recipe.skip, "give_up": recipe.give_up}
+    phases: list[tuple[str, int, float, dict[str, Any]]] = [
+        ("flawless", recipe.steps - noisy_steps, recipe.learning_rate, {}),
+        ("noisy", noisy_steps, recipe.learning_rate / 3, noise),
+    ]
     mean_loss = float("nan")
-    for name, phase_steps, rate, phase_slip, phase_skip in phases:
+    for name, steps, rate, noise in phases:
         rng = random.Random(f"{name}/{seed}")
-        solve = functools.partial(worked_solution, rng=rng, slip=phase_slip, skip=phase_skip)
-        batches = _batches(tokenizer, solve, problems, rng, batch_size)
-        if phase_steps:
-            mean_loss = _train(model, batches, phase_steps, rate, name)
+        solve = functools.partial(worked_solution, rng=rng, **noise)
+        batches = _batches(tokenizer, solve, problems, rng, recipe.batch_size)
+        if steps:
+            mean_loss = _train(model, batches, steps, rate, name)
     model.eval()
     model.generation_config = GenerationConfig(
         do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -197,13 +225,7 @@ def build_mini_model(
     tokenizer.save_pretrained(out)
     build = {
         "seed": seed,
-        "steps": steps,
-        "slip": slip,
-        "skip": skip,
-        "noisy_share": noisy_share,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "problems_per_task": problems_per_task,
+        **asdict(recipe),
         "final_loss": round(mean_loss, 4),
         "parameters": model.num_parameters(),
         "versions": {
@@ -214,21 +236,3 @@ def build_mini_model(
     }
     (out / "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
     return out
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line of `build_mini_model`: python -m tampo.mini_model --out-dir FOLDER."""
-    parser = argparse.ArgumentParser(prog="python -m tampo.mini_model", description=__doc__.split("\n")[0])
-    parser.add_argument("--out-dir", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimizer steps of supervised training")
-    parser.add_argument("--slip", type=float, default=DEFAULT_SLIP, help="chance that a computed value is wrong")
-    parser.add_argument("--skip", type=float, default=DEFAULT_SKIP, help="chance that the steps are left out")
-    arguments = parser.parse_args(argv)
-    # More threads would split the sums differently, and the weights would differ in the last bits.
-    torch.set_num_threads(1)
-    build_mini_model(arguments.out_dir, arguments.seed, arguments.steps, arguments.slip, arguments.skip)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,11 @@
-"""Estimates from repeated samples: Pass@k and bootstrap intervals.
+"""Estimates from repeated samples: Pass@k, and means with intervals and tests over problems and training seeds.
 
-An interval here is over problems: how much a figure would move with other problems of the same kind. It says
-nothing about other training seeds; tables say how many of those went into a figure.
+An interval here says how much a figure would move with other problems of the same kind and, where there is more than
+one training seed, with other seeds. With one seed it knows nothing of seeds; tables say how many went into a figure.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,44 +47,90 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]
     return float(result) if result.ndim == 0 else result
 
 
-def mean_interval(
-    groups: Sequence[ArrayLike], seed: int = 0, resamples: int = 2000, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean over groups of the mean over problems, with its percentile-bootstrap interval.
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval.
 
-    Problems are drawn anew within each group (benchmark), so that the mix of benchmarks stays as it is.
+    Attributes:
+        value: The mean.
+        low: Lower end of the interval.
+        high: Upper end.
+        p_greater: One-sided p-value of the mean being 0 or less: small where it is surely positive.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_greater: float
+
+
+def mean_interval(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Estimate:
+    """Mean over groups (benchmarks, each with the same weight) of the mean over seeds and problems.
+
+    Seeds and problems are crossed: every seed meets every problem, and a seed is the same in all groups. The variance
+    of such a mean is that of the seeds' means plus that of the problems' means less that of their interaction, which
+    both contain (analysis of variance with two random factors); it is never taken to be below the larger of the two.
+    The interval is Student's t with Satterthwaite's degrees of freedom. For a paired comparison give the differences.
 
     Args:
-        groups: One array of per-problem values a benchmark, shape (problems,); a single one for one benchmark.
-        seed: Seed of the resampling.
-        resamples: Bootstrap samples.
+        groups: One array a benchmark, shape (seeds, problems), or (problems,) for one seed.
         confidence: Mass of the interval.
 
-    Returns:
-        (mean, low, high).
-
     Raises:
-        ValueError: No group, or an empty one.
+        ValueError: No group, an empty one, or groups of different numbers of seeds.
+
+    Example:
+        >>> mean_interval([[[1.0, 3.0], [3.0, 5.0]]]).value
+        3.0
     """
-    from scipy.stats import bootstrap  # half a second of import, only where intervals are made
+    from scipy.stats import t as student  # half a second of import, only where intervals are made
 
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    if not arrays or any(not len(array) for array in arrays):
+    arrays = [np.atleast_2d(np.asarray(group, dtype=np.float64)) for group in groups]  # (S, P) each
+    if not arrays or any(not array.size for array in arrays):
         raise ValueError("mean_interval needs at least one value in every group.")
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"Groups differ in their number of seeds: {[len(array) for array in arrays]}.")
+    value = float(np.mean([array.mean() for array in arrays]))
+    by_seed = np.mean([array.mean(axis=1) for array in arrays], axis=0)  # (S,)
+    seed_part = _variance_of_mean(by_seed)
+    problem_parts = np.array([_variance_of_mean(array.mean(axis=0)) for array in arrays]) / len(arrays) ** 2
+    interaction = sum(_interaction(array) for array in arrays) / len(arrays) ** 2
+    problem_part = float(problem_parts.sum())
+    variance = max(seed_part + problem_part - interaction, seed_part, problem_part)
+    if variance <= 1e-20 * max(1.0, value**2):  # all values are equal, but for rounding
+        return Estimate(value, value, value, 0.0 if value > 0 else 1.0)
+    parts = [(seed_part, len(by_seed))] + [(part, a.shape[1]) for part, a in zip(problem_parts, arrays, strict=True)]
+    freedom = variance**2 / sum(part**2 / (count - 1) for part, count in parts if count > 1)
+    error = variance**0.5
+    half = float(student.ppf((1 + confidence) / 2, freedom)) * error
+    return Estimate(value, value - half, value + half, float(student.sf(value / error, freedom)))
 
-    def mean(*samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
 
-    value = float(mean(*arrays))
-    if all((array == array[0]).all() for array in arrays):
-        return value, value, value  # scipy refuses groups of one value
-    # scipy asks for two values a group; a group of one problem varies as little as two equal ones.
-    interval = bootstrap(
-        [array if len(array) > 1 else array.repeat(2) for array in arrays],
-        mean,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return value, float(interval.low), float(interval.high)
+def _variance_of_mean(values: NDArray[np.float64]) -> float:
+    return float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0
+
+
+def _interaction(array: NDArray[np.float64]) -> float:
+    """Variance that the interaction of seeds and problems (and noise) gives to the mean of an array (S, P)."""
+    seeds, problems = array.shape
+    if seeds == 1 or problems == 1:
+        return 0.0
+    rest = array - array.mean(axis=0) - array.mean(axis=1, keepdims=True) + array.mean()
+    return float((rest**2).sum() / ((seeds - 1) * (problems - 1)) / array.size)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down method: reject where the result is below the level.
+
+    The chance of a single false rejection among all stays below the level, whatever the dependence.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -38,10 +38,13 @@ class Suite(Protocol):
 
 
 class _Mini:
-    benchmarks = tasks.TASKS
+    """Families of `tampo.tasks`: each is part of the training set, and a benchmark."""
+
+    def __init__(self, families: tuple[str, ...]) -> None:
+        self.benchmarks = families
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
-        families = [tasks.make_problems(task, count or 2000, seed, "train") for task in tasks.TASKS]
+        families = [tasks.make_problems(task, count or 2000, seed, "train") for task in self.benchmarks]
         return Loaded([p for family in families for p in family], {"name": "mini", "seed": seed})
 
     def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
@@ -99,14 +102,15 @@ def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
 
 
 _SUITES: dict[str, Suite] = {
-    "mini": _Mini(),
+    "mini": _Mini(tasks.TASKS),
+    "mini-choice": _Mini(tasks.CHOICE_TASKS),
     "math": _Published("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
     "ecqa": _Published("ecqa", ("ECQA",)),
 }
 
 
 def get_suite(name: str) -> Suite:
-    """The suite called `name`: "mini", "math" or "ecqa". Raises ValueError for another name."""
+    """The suite called `name`: "mini", "mini-choice", "math" or "ecqa". Raises ValueError for another name."""
     if name not in _SUITES:
         raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_SUITES)}.")
     return _SUITES[name]

@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import reasoning_gym
 
+from tampo import choices
+
 Split = Literal["train", "test"]
 
 # Operand ranges set the difficulty: measured with the shipped base they spread the five benchmarks.
@@ -31,6 +33,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 TASKS: tuple[str, ...] = tuple(_CONFIGS)
+CHOICE_TASKS: tuple[str, ...] = ("leg_choice",)  # multiple choice, with a base model of its own
 
 _TEST_SHARE = 0.25
 _MAX_REPEATS = 10_000  # this many known questions in a row: the family has no more to give
@@ -96,10 +99,13 @@ def extract_answer(completion: str) -> str | None:
 
 def score(problem: Problem, completion: str) -> bool:
     """Whether reasoning-gym's scorer gives the boxed answer full marks. Never raises on text."""
-    dataset = _dataset(problem.task)
+    _check_task(problem.task)
     answer = extract_answer(completion)
     if answer is None:
         return False
+    if problem.task in CHOICE_TASKS:
+        return answer == problem.answer
+    dataset = _dataset(problem.task)
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
         return dataset.score_answer(answer, entry) >= 1.0
@@ -107,13 +113,18 @@ def score(problem: Problem, completion: str) -> bool:
         return False
 
 
-def worked_solution(problem: Problem, rng: random.Random, slip: float = 0.0, skip: float = 0.0) -> str:
+def worked_solution(
+    problem: Problem, rng: random.Random, slip: float = 0.0, skip: float = 0.0, give_up: float = 0.0
+) -> str:
     r"""A solution in steps that ends with `\boxed{answer}`.
 
-    With probability `slip` each computed value is wrong and the steps go on from it. With probability `skip`
-    the steps are left out and only the result is given: a habit that is cheap, and hard to get right.
+    With probability `slip` each computed value is wrong and the steps go on from it. With probability `skip` the
+    steps are left out and only the result is given: a habit that is cheap, and hard to get right. With probability
+    `give_up` all there is is `\boxed{?}`, which is never right.
     """
     _check_task(problem.task)
+    if give_up > 0 and rng.random() < give_up:
+        return r"\boxed{?}"
     skipped = skip > 0 and rng.random() < skip
 
     def write(value: int) -> int:
@@ -126,23 +137,22 @@ def worked_solution(problem: Problem, rng: random.Random, slip: float = 0.0, ski
 
 
 def _check_task(task: str) -> None:
-    if task not in _CONFIGS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if task not in _SOLVERS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(_SOLVERS)}")
 
 
 @cache
 def _dataset(task: str) -> Any:
-    _check_task(task)
     return reasoning_gym.create_dataset(task, seed=0, size=1, **_CONFIGS[task])
 
 
 def _entries(task: str, seed: int) -> Iterator[dict[str, Any]]:
-    dataset = _dataset(task)
+    _check_task(task)
     # reasoning-gym draws item i from seed + i, so neighbouring seeds give shifted copies of one list: a hash
     # sets them far apart.
     start = int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:6], "big")
     for index in itertools.count(start):
-        yield dataset[index]
+        yield choices.make_entry(index) if task in CHOICE_TASKS else _dataset(task)[index]
 
 
 def _split_of(question: str) -> Split:
@@ -207,10 +217,15 @@ def _solve_simple_equations(problem: Problem, write: Write) -> tuple[str, str]:
     return f"{coefficient}*{name}={moved}={total}\n{name}={total}/{coefficient}={value}", str(value)
 
 
+def _solve_choice(problem: Problem, write: Write) -> tuple[str, str]:
+    return choices.solve(problem.metadata, write)
+
+
 _SOLVERS: dict[str, Callable[[Problem, Write], tuple[str, str]]] = {
     "chain_sum": _solve_chain,
     "fraction_simplification": _solve_fraction_simplification,
     "gcd": _solve_gcd,
     "products": _solve_chain,
     "simple_equations": _solve_simple_equations,
+    "leg_choice": _solve_choice,
 }

@@ -1,18 +1,19 @@
 """One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOTrainer
 
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
 from tampo.files import sha256
-from tampo.mini_model import mini_model_path
+from tampo.mini_model import RECIPES, mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
 from tampo.prompts import render, think_opened
 from tampo.rewards import RewardFunction, accuracy_reward, format_reward
@@ -29,8 +30,8 @@ TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_step
 
 
 def model_folder(model: str) -> str:
-    """What transformers loads for a config's `model`: the shipped folder for "mini", else the value itself."""
-    return str(mini_model_path()) if model == "mini" else model
+    """What transformers loads for a config's `model`: the folder of a model that is shipped, else the value itself."""
+    return str(mini_model_path(model)) if model in RECIPES else model
 
 
 def model_revision(model: str) -> str | None:
@@ -87,7 +88,7 @@ def _whole_training_set(config: TrainingConfig) -> Loaded:
 
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
-    if config.suite == "mini":  # sums that differ in a sign would count as the same
+    if config.suite.startswith("mini"):  # sums that differ in a sign would count as the same
         raise ConfigError("The splits of the mini tasks share no question; overlaps are of published sets.")
     suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
     return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *place).problems]
@@ -204,28 +205,46 @@ def train(
     Returns:
         TRL's log, one row a step, and where the training data came from.
     """
+    checkpoints = folder / "checkpoints"
+    trainer, source = make_trainer(config, checkpoints, callbacks=[_ProgressCallback(progress)])
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+    trainer.save_model(str(folder / "model"))
+    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
+    return [row for row in trainer.state.log_history if "loss" in row], source
+
+
+def make_trainer(
+    config: TrainingConfig,
+    checkpoints: Path,
+    trainer_class: type[GRPOTrainer] = TAMPOTrainer,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[GRPOTrainer, dict[str, Any]]:
+    """The trainer of a config, with its model, data and rewards, and where the training data came from.
+
+    Args:
+        config: The training.
+        checkpoints: Folder for checkpoints.
+        trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which leaves the controller's parameters unread.
+        callbacks: Further callbacks.
+    """
     suite, path = get_suite(config.suite), model_folder(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     data = Dataset.from_dict(
         {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
     )
-    checkpoints = folder / "checkpoints"
     functions, weights = reward_functions(config, suite, loaded, tokenizer)
     args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
     args.reward_weights = weights
-    trainer = TAMPOTrainer(
+    trainer = trainer_class(
         model=path,
-        reward_funcs=functions,
+        reward_funcs=cast(Any, functions),  # a list is invariant to mypy
         args=args,
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[_ProgressCallback(progress)],
+        callbacks=list(callbacks),
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
-    trainer.save_model(str(folder / "model"))
-    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
-    return [row for row in trainer.state.log_history if "loss" in row], loaded.source
+    return trainer, loaded.source
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

@@ -2,13 +2,15 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from tampo import mini_model
-from tampo.mini_model import build_mini_model, build_tokenizer, mini_model_path
+from tampo.cli import main
+from tampo.mini_model import RECIPES, Recipe, build_mini_model, build_tokenizer, mini_model_path
 from tampo.tasks import TASKS, format_prompt, make_problems, score, worked_solution
 
 
@@ -96,13 +98,14 @@ def test_the_base_solves_some_and_not_most(model, tokenizer):
     assert 0.15 < sum(right) / len(right) < 0.60
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    small = {"steps": 3, "batch_size": 4, "problems_per_task": 20}
-    folders = [build_mini_model(tmp_path / name, seed=seed, **small) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_same_seed_gives_the_same_bytes(tmp_path, name):
+    small = replace(RECIPES[name], steps=3, batch_size=4, problems_per_task=20)
+    folders = [build_mini_model(tmp_path / folder, small, seed) for folder, seed in (("a", 0), ("b", 0), ("c", 1))]
     weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1] != weights[2]
-    for name in ("tokenizer.json", "config.json"):
-        assert (folders[0] / name).read_bytes() == (mini_model_path() / name).read_bytes()
+    for file in ("tokenizer.json", "config.json"):
+        assert (folders[0] / file).read_bytes() == (mini_model_path(name) / file).read_bytes()
     assert json.loads((folders[0] / "build.json").read_text())["steps"] == 3
 
 
@@ -110,21 +113,20 @@ def test_the_caller_keeps_its_random_state(tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    build_mini_model(tmp_path, steps=1, batch_size=2, problems_per_task=5)
+    build_mini_model(tmp_path, Recipe(steps=1, batch_size=2, problems_per_task=5))
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(mini_model, "build_mini_model", lambda *args: seen.append(args))
-    mini_model.main(["--out-dir", str(tmp_path), "--seed", "3", "--steps", "2", "--slip", "0.1", "--skip", "0"])
-    assert seen == [(tmp_path, 3, 2, 0.1, 0.0)]
-    with pytest.raises(SystemExit):
-        mini_model.main(["--help"])
-    assert "--steps" in capsys.readouterr().out
+    assert main(["build-mini-model", str(tmp_path), "--name", "mini-rare", "--seed", "3"]) == 0
+    assert seen == [(str(tmp_path), RECIPES["mini-rare"], 3)]
+    assert main(["build-mini-model", str(tmp_path), "--name", "maxi"]) == 2
+    assert "Unknown model 'maxi' in --name; known are mini, mini-choice, mini-rare" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(mini_model, "files", lambda package: tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python -m tampo\.mini_model --out-dir"):
-        mini_model_path()
+    with pytest.raises(FileNotFoundError, match="tampo build-mini-model --name mini-rare"):
+        mini_model_path("mini-rare")

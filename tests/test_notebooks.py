@@ -10,6 +10,8 @@ import pandas as pd
 import papermill
 import pytest
 
+from tampo.reproduce import reproduce
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -23,39 +25,65 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_table1_from_papermill(project):
-    """What `make table1` does, at smoke scale and smaller; then again, with all runs there."""
-    parameters = {"params": "smoke", "steps": 2, "eval_problems": 3, "seeds": "0", "alpha": 0.1}
+def outputs(path):
+    """All that an executed notebook shows, by kind; none of its cells failed."""
+    shown = {"text": "", "html": "", "png": 0}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+            data = output.get("data", {})
+            shown["text"] += output.get("text", "") + data.get("text/plain", "")
+            shown["html"] += data.get("text/html", "")
+            shown["png"] += "image/png" in data
+    return shown
+
+
+def test_make_smoke(project):
+    """What `make smoke` does: every run once, every notebook; then a notebook by itself, with a parameter."""
+    said = []
     folder = project / "results" / "smoke"
-    executed = papermill.execute_notebook("notebooks/table1.ipynb", "out.ipynb", parameters, progress_bar=False)
-    outputs = "".join(o.get("text", "") for cell in executed.cells for o in cell.get("outputs", []))
-    assert "0 of 6 runs are there, making 6" in outputs
-    assert "TAMPO: done" in outputs
+    made = reproduce("smoke", say=said.append)
+    assert {path.stem for path in made} == {path.stem for path in NOTEBOOKS}
+    assert said[0].startswith("0 of ")
+    for path in made:
+        shown = outputs(path)
+        assert str(project) not in path.read_text(), "no path of a machine in what is shared"
+        if "runs are there" in shown["text"]:
+            assert "making" not in shown["text"], f"{path.stem} trains what `reproduce` did not know of"
+        assert (shown["html"] and (folder / f"{path.stem}.csv").is_file()) or shown["png"], path.stem
+        manifest = json.loads((folder / f"{path.stem}.manifest.json").read_text())
+        assert manifest["params"]["scale"] == "smoke"
+
     table = pd.read_csv(folder / "table1.csv")
     assert table["method"].unique().tolist() == ["base", "fixed-0.9", "fixed-1.2", "fixed-1.5", "linear", "tampo"]
     assert table["benchmark"].nunique() == 6
     assert table["value"].between(0, 100).all()
-    manifest = json.loads((folder / "table1.manifest.json").read_text())
-    assert manifest["params"]["alpha"] == 0.1
-    assert len(manifest["records"]) == 6 + 5
-    assert {(folder / f"table1.{ending}").is_file() for ending in ("md", "tex", "html")} == {True}
-    shown = [
-        o["data"]["text/html"] for c in executed.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
-    ]
-    assert "TAMPO" in shown[0]
+    assert len(json.loads((folder / "table1.manifest.json").read_text())["records"]) == 6 + 5
+    assert {(folder / f"table{n}.{ending}").is_file() for n in range(1, 6) for ending in ("md", "tex", "html")} == {
+        True
+    }
+    assert "TAMPO" in outputs(folder / "table1.ipynb")["html"]
+    assert len(pd.read_csv(folder / "claims.csv")) == 12
+    curves = pd.read_csv(folder / "fig2.curves.csv")
+    assert curves["rollout"].nunique() == 8
+    assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"
+    spread = pd.read_csv(folder / "study_likelihood.weights.summary.csv").set_index(["likelihood", "length"])
+    assert spread.loc[("sum", 3000), "support_mean"] < 3 < spread.loc[("mean", 3000), "support_mean"]
+    for name in ("fig2", "fig3", "fig4", "fig5", "fig6"):
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{name}.png").stat().st_size > 20_000
+    assert pd.read_csv(folder / "fig3.rewards.csv").groupby("title")["step"].max().tolist() == [3] * 5
 
-    first = {path.name: path.read_bytes() for path in folder.glob("table1.*")}
-    again = papermill.execute_notebook("notebooks/table1.ipynb", "again.ipynb", parameters, progress_bar=False)
-    assert "6 of 6 runs are there." in "".join(o.get("text", "") for c in again.cells for o in c.get("outputs", []))
-    assert {path.name: path.read_bytes() for path in folder.glob("table1.*")} == first
-
-    # Figure 3 is of the same runs.
-    figure = papermill.execute_notebook("notebooks/fig3.ipynb", "fig3.ipynb", parameters, progress_bar=False)
-    assert "6 of 6 runs are there." in "".join(o.get("text", "") for c in figure.cells for o in c.get("outputs", []))
-    assert (folder / "fig3.pdf").read_bytes().startswith(b"%PDF")
-    assert (folder / "fig3.png").stat().st_size > 20_000
-    drawn = pd.read_csv(folder / "fig3.rewards.csv")
-    assert drawn.groupby("title")["step"].max().tolist() == [2] * 5
+    first = {path.name: path.read_bytes() for path in folder.glob("table1.*") if path.suffix != ".ipynb"}
+    papermill.execute_notebook("notebooks/table1.ipynb", "again.ipynb", {"params": "smoke"}, progress_bar=False)
+    assert {path.name: path.read_bytes() for path in folder.glob("table1.*") if path.suffix != ".ipynb"} == first
+    given = {"params": "smoke", "alpha": 0.1, "seeds": "0"}
+    papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
+    assert "6 of 6 runs are there." in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
+    assert json.loads((folder / "table1.manifest.json").read_text())["params"]["alpha"] == 0.1
+    given["p"] = 0.3
+    papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
+    assert "5 of 6 runs are there, making 1" in outputs("other.ipynb")["text"]
 
 
 def test_an_unknown_parameter_fails(project):

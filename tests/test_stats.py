@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from tampo.stats import mean_interval, pass_at_k
+from tampo.stats import Estimate, holm, mean_interval, pass_at_k
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -30,35 +31,83 @@ def test_pass_at_k_refuses(n, c, k):
         pass_at_k(n, c, k)
 
 
+def test_one_seed_is_students_interval_over_problems():
+    values = np.random.default_rng(1).random(30)
+    estimate = mean_interval([values])
+    expected = stats.ttest_1samp(values, 0, alternative="greater")
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.p_greater == pytest.approx(expected.pvalue)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+
+
+def test_one_value_a_seed_is_students_interval_over_seeds():
+    values = np.array([0.3, -0.1, 0.4, 0.2, 0.35])
+    estimate = mean_interval([values[:, None]])
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+    assert estimate.p_greater == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
+
+
+def test_a_seed_moves_all_benchmarks_together():
+    """Without differences between problems only the seeds' means are left, averaged over the benchmarks."""
+    shifts = np.array([1.0, 2.0, 4.0])
+    estimate = mean_interval([np.tile(shifts[:, None], (1, 7)), np.tile(shifts[:, None], (1, 3))])
+    low, high = stats.ttest_1samp(shifts, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+
+
 def test_interval_of_a_proportion_is_the_binomials():
     """300 of 1,000: the normal approximation gives 0.3 +- 1.96 sqrt(0.21 / 1000)."""
-    values = np.repeat([1.0, 0.0], [300, 700])
-    mean, low, high = mean_interval([values])
+    estimate = mean_interval([np.repeat([1.0, 0.0], [300, 700])])
     half = 1.96 * np.sqrt(0.21 / 1000)
-    assert mean == pytest.approx(0.3)
-    assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=0.003)
+    assert estimate.value == pytest.approx(0.3)
+    assert (estimate.low, estimate.high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)
 
 
 def test_groups_weigh_the_same_whatever_their_size():
-    mean, low, high = mean_interval([np.ones(10), np.tile([0.0, 1.0], 500)])
-    assert mean == pytest.approx(0.75)
-    assert low < 0.75 < high
+    estimate = mean_interval([np.ones(10), np.tile([0.0, 1.0], 500)])
+    assert estimate.value == pytest.approx(0.75)
+    assert estimate.low < 0.75 < estimate.high
 
 
-def test_coverage():
-    """95 % intervals of 200 samples of size 50 hold the true mean about 95 times in 100."""
+@pytest.mark.parametrize(("seed_scale", "problem_scale"), [(1.0, 0.0), (0.0, 1.0), (0.3, 1.0)])
+def test_coverage_with_crossed_seeds_and_problems(seed_scale, problem_scale):
+    """95 % intervals hold the true mean about 95 times in 100, whether seeds, problems or noise vary most."""
     generator = np.random.default_rng(0)
     hits = 0
-    for _ in range(200):
-        _, low, high = mean_interval([generator.normal(1, 1, 50)], resamples=400)
-        hits += low <= 1 <= high
-    assert 0.89 <= hits / 200 <= 0.99
+    for _ in range(400):
+        seeds = seed_scale * generator.normal(size=(5, 1))
+        groups = [
+            1 + seeds + problem_scale * generator.normal(size=(1, count)) + generator.normal(size=(5, count))
+            for count in (20, 40)
+        ]
+        estimate = mean_interval(groups)
+        hits += estimate.low <= 1 <= estimate.high
+    assert 0.925 <= hits / 400 <= 0.99
 
 
-def test_interval_is_reproducible_and_degenerate_cases_work():
-    values = np.random.default_rng(1).random(30)
-    assert mean_interval([values], seed=3) == mean_interval([values], seed=3)
-    assert mean_interval([[4.0]]) == (4.0, 4.0, 4.0)
-    assert mean_interval([[4.0], [1.0, 2.0]])[0] == pytest.approx(2.75)
+def test_degenerate_groups():
+    assert mean_interval([[4.0]]) == Estimate(4.0, 4.0, 4.0, 0.0)
+    assert mean_interval([np.zeros((2, 3))]) == Estimate(0.0, 0.0, 0.0, 1.0)
+    assert mean_interval([[4.0], [1.0, 2.0]]).value == pytest.approx(2.75)
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([[]])
+    with pytest.raises(ValueError, match=r"number of seeds: \[2, 1\]"):
+        mean_interval([[[1.0], [2.0]], [[1.0]]])
+
+
+def closed_testing(p_values, level):
+    """Holm's method by its definition: reject a hypothesis if Bonferroni rejects every intersection that holds it."""
+    count = len(p_values)
+    groups = [g for size in range(1, count + 1) for g in combinations(range(count), size)]
+    rejected = {g for g in groups if min(p_values[i] for i in g) * len(g) <= level}
+    return [all(g in rejected for g in groups if i in g) for i in range(count)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.floats(0.01, 0.2))
+def test_holm_is_closed_bonferroni(p_values, level):
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    for decision, value in zip(closed_testing(p_values, level), adjusted, strict=True):
+        assert decision == (value <= level) or value == pytest.approx(level)

@@ -22,12 +22,12 @@ DATA = os.environ.get("TAMPO_DATA_DIR")
 needs_data = pytest.mark.skipif(not DATA, reason="TAMPO_DATA_DIR does not name a folder with the benchmark files")
 
 
-@pytest.mark.parametrize("name", ["mini", "math", "ecqa"])
+@pytest.mark.parametrize("name", ["mini", "mini-choice", "math", "ecqa"])
 def test_contract(name):
-    if name != "mini" and not DATA:
+    if not name.startswith("mini") and not DATA:
         pytest.skip("TAMPO_DATA_DIR does not name a folder with the benchmark files")
     suite = get_suite(name)
-    assert len(suite.benchmarks) == (1 if name == "ecqa" else 5)
+    assert len(suite.benchmarks) == (1 if name in ("mini-choice", "ecqa") else 5)
     for benchmark in suite.benchmarks:
         problems = suite.benchmark(benchmark, 3, 0, DATA, None).problems
         assert len(problems) == 3
@@ -42,7 +42,7 @@ def test_contract(name):
 
 
 def test_unknown_suite():
-    with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, math, ecqa"):
+    with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, mini-choice, math, ecqa"):
         get_suite("maths")
 
 

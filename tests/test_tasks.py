@@ -69,6 +69,14 @@ def test_skipping_leaves_the_answer_alone():
     assert worked_solution(problem, random.Random(0), skip=1.0) == f"\\boxed{{{problem.answer}}}"
 
 
+def test_who_gives_up_is_never_right():
+    rng = random.Random(0)
+    for task in TASKS:
+        for problem in make_problems(task, 20):
+            assert not score(problem, worked_solution(problem, rng, give_up=1.0))
+            assert score(problem, worked_solution(problem, rng, give_up=0.0))
+
+
 def test_worked_solutions_depend_on_the_generator_only():
     problem = make_problems("gcd", 1)[0]
     draws = [[worked_solution(problem, random.Random(s), 0.5, 0.5) for s in range(20)] for _ in range(2)]
