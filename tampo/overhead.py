@@ -87,7 +87,7 @@ def step_time_ratio(times: pd.DataFrame) -> Estimate:
     return Estimate(value, low, high, ratio.p_greater)
 
 
-def overhead(params: Params, steps: int = 20, rounds: int = 4) -> tuple[Estimate, Record]:
+def overhead(params: Params, steps: int = 25, rounds: int = 3) -> tuple[Estimate, Record]:
     """The ratio of step times of these parameters, measured once and then kept in the store of runs.
 
     Args:

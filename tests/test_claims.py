@@ -17,6 +17,7 @@ from tampo.claims import (
     claims_table,
     deviation_interval,
     format_claims,
+    highest_reward,
     optimal_temperature_claims,
     sampling_deviation,
     temperature_claims,
@@ -185,6 +186,19 @@ def test_temperatures_and_optimal_temperatures_of_known_logs(tmp_path):
     assert moderate.verdict == REPLICATED
 
 
+def test_rewards_are_held_against_every_other_scheme(tmp_path):
+    result = make_result(TABLE1, {}, problems=5, tmp_path=tmp_path)
+    row = one(highest_reward(result))
+    assert (row["value"], row["p"]) == (0.0, 1.0), "all rewards are equal"
+    for (key, seed), record in result.trainings.items():
+        level = {"tampo": 0.6, "linear": 0.55}.get(key, 0.4) + 0.001 * seed * (key == "tampo")
+        record.metrics().assign(reward=level).to_csv(record.folder / "metrics.csv", index=False)
+    row = one(highest_reward(result))
+    assert row["value"] == pytest.approx(0.052)
+    assert row["verdict"] == REPLICATED
+    assert "best of the others here: linear" in row["note"]
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_whole_table_and_its_files(tmp_path, seeds):
     def make(methods, name):
@@ -195,14 +209,14 @@ def test_the_whole_table_and_its_files(tmp_path, seeds):
         make(TABLE1, "1"), make(TABLE2, "2"), make(TABLE3, "3"), make(TABLE5, "5"), estimate(1.01, 1.0, 1.02), 12
     )
     table = claims_table(claims)
-    assert len(table) == 12
+    assert len(table) == 13
     assert set(table["verdict"]) <= {REPLICATED, NOT_REPLICATED, CANNOT_TELL}
     if seeds == 1:  # one training says nothing about other trainings
-        single = table["statistic"].str.contains("deviation|temperature|T\\*")
+        single = table["statistic"].str.contains("deviation|temperature|reward|T\\*")
         assert set(table[single]["verdict"]) == {CANNOT_TELL}
     paths = write_claims(table, tmp_path, claims_caption(load_params("mini", {"seeds": range(seeds)})))
     assert [path.suffix for path in paths] == [".csv", ".md", ".html"]
-    assert len(pd.read_csv(paths[0])) == 12
+    assert len(pd.read_csv(paths[0])) == 13
     assert "TAMPO takes the same time" in paths[1].read_text()
     shown = format_claims(table)
     assert shown["Here, 95 % interval"].str.contains("to").sum() >= 6

@@ -63,7 +63,7 @@ def test_make_smoke(project):
         True
     }
     assert "TAMPO" in outputs(folder / "table1.ipynb")["html"]
-    assert len(pd.read_csv(folder / "claims.csv")) == 12
+    assert len(pd.read_csv(folder / "claims.csv")) == 13
     curves = pd.read_csv(folder / "fig2.curves.csv")
     assert curves["rollout"].nunique() == 8
     assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"

@@ -58,4 +58,4 @@ def test_it_is_measured_once(tmp_path, monkeypatch):
     assert first == again
     assert len(measured) == 1
     assert measured[0][0].steps == 3
-    assert record.manifest["identity"]["rounds"] == 4
+    assert record.manifest["identity"]["rounds"] == 3
