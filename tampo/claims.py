@@ -352,6 +352,12 @@ def format_claims(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def brief_claims(table: pd.DataFrame) -> str:
+    """The table of `claims_table` in a few columns, as Markdown: claim, the paper's value, ours, verdict."""
+    shown = format_claims(table)[["Claim", "Paper", "Here, 95 % interval", "Verdict"]]
+    return shown.to_markdown(index=False)
+
+
 def write_claims(table: pd.DataFrame, folder: Path, caption: str, name: str = "claims") -> list[Path]:
     """Write the table of `claims_table` as csv (all numbers), md and html into `folder`, each atomically."""
     shown = format_claims(table)

@@ -53,6 +53,7 @@ TABLE5 = (
     Method("tampo", "TAMPO", {"controller": "tampo"}),
 )
 
+EXPLORATION = tuple(method for method in TABLE1 if method.key in ("base", "fixed-0.9", "fixed-1.5", "tampo"))
 LIKELIHOODS = (
     Method("tampo", "TAMPO (sum, Eq. 8)", {"controller": "tampo", "likelihood": "sum"}),
     Method("mean", "TAMPO (mean, Eq. 6)", {"controller": "tampo", "likelihood": "mean"}),

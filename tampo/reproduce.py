@@ -19,6 +19,7 @@ from tampo.experiments import (
     ABLATION_SEEDS,
     CHOICE_PARAMS,
     EVALUATION_TEMPERATURES,
+    EXPLORATION,
     LIKELIHOODS,
     RARE_PARAMS,
     TABLE1,
@@ -86,7 +87,7 @@ PARTS = (
     Part("fig6", TABLE3, ablation=True),
     Part("claims"),
     Part("study_likelihood", LIKELIHOODS, ablation=True),
-    Part("study_exploration", TABLE1, variants=RARE_PARAMS, ablation=True),
+    Part("study_exploration", EXPLORATION, variants=RARE_PARAMS, ablation=True),
     Part("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
 )
 

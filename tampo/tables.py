@@ -107,6 +107,16 @@ def to_markdown(summary: pd.DataFrame, caption: str) -> str:
     return f"{caption}\n\n{table.to_markdown()}\n"
 
 
+def averages_to_markdown(summary: pd.DataFrame) -> str:
+    """The averages alone, with their intervals: a row a method, a column a metric."""
+    average = summary[summary["benchmark"] == "Average"]
+    cells = average["value"].map("{:.1f}".format) + " ("
+    cells += average["low"].map("{:.1f}".format) + "–" + average["high"].map("{:.1f}".format) + ")"
+    columns = {metric: metric.replace("pass", "Pass") for metric in average["metric"].unique()}
+    wide = average.assign(cell=cells).pivot(index="title", columns="metric", values="cell")
+    return wide.loc[list(average["title"].unique()), list(columns)].rename(columns=columns).to_markdown()
+
+
 def to_latex(summary: pd.DataFrame, caption: str, label: str) -> str:
     """A booktabs table of full width; needs the packages booktabs and graphicx."""
     table = layout(summary, "tex")

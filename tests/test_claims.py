@@ -13,6 +13,7 @@ from tampo.claims import (
     Claim,
     all_claims,
     beats,
+    brief_claims,
     claims_caption,
     claims_table,
     deviation_interval,
@@ -218,5 +219,7 @@ def test_the_whole_table_and_its_files(tmp_path, seeds):
     assert [path.suffix for path in paths] == [".csv", ".md", ".html"]
     assert len(pd.read_csv(paths[0])) == 13
     assert "TAMPO takes the same time" in paths[1].read_text()
+    again = pd.read_csv(paths[0])  # what a reader of the file makes of it is what was written
+    assert brief_claims(again) == brief_claims(table)
     shown = format_claims(table)
     assert shown["Here, 95 % interval"].str.contains("to").sum() >= 6

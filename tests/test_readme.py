@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from tampo.claims import brief_claims
+from tampo.tables import averages_to_markdown
 from tests.conftest import digit_reward
 from tests.test_trainer import SETTINGS
 
@@ -32,6 +35,12 @@ def test_the_rule_alone():
     exec(code, names)
     assert names["temperature"] in names["policy"].temperatures
     assert names["policy"].updates == 1
+
+
+def test_numbers_are_those_of_the_results():
+    results = Path(__file__).parents[1] / "results" / "mini"
+    assert brief_claims(pd.read_csv(results / "claims.csv")) in TEXT
+    assert averages_to_markdown(pd.read_csv(results / "table1.csv")) in TEXT
 
 
 def test_commands_are_in_the_makefile_and_links_lead_somewhere():

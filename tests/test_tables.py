@@ -10,7 +10,7 @@ import pytest
 from tampo.config import load_params
 from tampo.experiments import Method, Result, summarise, table_caption
 from tampo.published import BENCHMARKS
-from tampo.tables import layout, ranks, to_latex, to_markdown, write_table
+from tampo.tables import averages_to_markdown, layout, ranks, to_latex, to_markdown, write_table
 
 METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))
 
@@ -82,6 +82,15 @@ def test_nobody_is_best_where_all_are_equal():
     result.scores["pass@8"] = 50.0
     shown = layout(summarise(result, METHODS), "md")[("gcd", "Pass@8")]
     assert shown.tolist() == ["50.0<br><sub>50.0–50.0</sub>"] * 2
+
+
+def test_averages_alone():
+    summary = summarise(make_result(["gcd", "products"]), METHODS)
+    header, _, *rows = averages_to_markdown(summary).splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:] == ["Pass@1", "avg@8", "Pass@8"]
+    assert len(rows) == 2
+    cells = summary.set_index(["method", "benchmark", "metric"]).loc[("base", "Average", "avg@8")]
+    assert f"{cells['value']:.1f} ({cells['low']:.1f}–{cells['high']:.1f})" in rows[0]
 
 
 def test_columns_are_in_reading_order():
