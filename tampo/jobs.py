@@ -143,10 +143,15 @@ class _Worker:
             "evaluation": job.evaluation.model_dump(mode="json"),
             "training": None if job.training is None else job.training.model_dump(mode="json"),
         }
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # The worker must run this very tampo, not another that lies in the working directory.
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tampo.jobs", json.dumps(order)], stdout=log, stderr=log, env=environment
+                [sys.executable, "-P", "-m", "tampo.jobs", json.dumps(order)],
+                stdout=log,
+                stderr=log,
+                env=os.environ | settings,
             )
 
     def check(self) -> None:

@@ -47,6 +47,16 @@ def test_jobs_return_their_records_in_order(finished):
     assert any("|" in line for line in lines), "two at a time"
 
 
+def test_workers_run_this_tampo_whatever_lies_in_the_working_directory(params, tmp_path, monkeypatch):
+    (tmp_path / "tampo").mkdir()
+    (tmp_path / "tampo" / "__init__.py").write_text("raise RuntimeError('another tampo')")
+    monkeypatch.chdir(tmp_path)
+    evaluation = params.evaluation(benchmarks="gcd", eval_problems=1)
+    ((training, made),) = run_jobs(RunStore(tmp_path / "runs"), [Job("base", evaluation)], workers=1, say=print)
+    assert training is None
+    assert len(made.samples()) == 4
+
+
 def test_a_training_leaves_model_log_and_manifest(finished):
     _, _, records, _ = finished
     training, _ = records[0]
