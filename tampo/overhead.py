@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 
 from tampo.config import Params, TrainingConfig
 from tampo.files import atomic_path
+from tampo.mini_model import RECIPES
 from tampo.runs import Record, RunStore, training_identity
 from tampo.stats import Estimate, mean_interval
 from tampo.trainer import TAMPOTrainer
@@ -87,14 +88,18 @@ def step_time_ratio(times: pd.DataFrame) -> Estimate:
     return Estimate(value, low, high, ratio.p_greater)
 
 
-def overhead(params: Params, steps: int = 25, rounds: int = 3) -> tuple[Estimate, Record]:
+def overhead(params: Params, steps: int = 25, rounds: int = 3) -> tuple[Estimate, Record] | None:
     """The ratio of step times of these parameters, measured once and then kept in the store of runs.
+
+    None for a model that does not ship with the package: its steps may need several GPUs, which one process has not.
 
     Args:
         params: The scale.
         steps: Steps of each training, at most; `params.steps` if that is less.
         rounds: Trainings of each trainer.
     """
+    if params.model not in RECIPES:
+        return None
     config = params.training(steps=min(steps, params.steps))
 
     def build(folder: Path) -> dict[str, Any]:

@@ -211,6 +211,9 @@ def test_the_whole_table_and_its_files(tmp_path, seeds):
     )
     table = claims_table(claims)
     assert len(table) == 13
+    fewer = all_claims(make(TABLE1, "6"), make(TABLE2, "7"), make(TABLE3, "8"), None, None, 12)
+    left_out = {claim.claim for claim in claims} - {claim.claim for claim in fewer}
+    assert left_out == {"TAMPO is above GRPO with another base and task", "TAMPO takes the same time"}
     assert set(table["verdict"]) <= {REPLICATED, NOT_REPLICATED, CANNOT_TELL}
     if seeds == 1:  # one training says nothing about other trainings
         single = table["statistic"].str.contains("deviation|temperature|reward|T\\*")

@@ -59,3 +59,4 @@ def test_it_is_measured_once(tmp_path, monkeypatch):
     assert len(measured) == 1
     assert measured[0][0].steps == 3
     assert record.manifest["identity"]["rounds"] == 3
+    assert overhead(load_params("paper")) is None
