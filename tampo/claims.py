@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tampo.config import Params
 from tampo.experiments import ABLATION_SEEDS, FIXED, Result, differences
 from tampo.figures import WINDOW
 from tampo.files import write_text
 from tampo.published import TABLES
-from tampo.stats import Estimate, holm, mean_interval
+from tampo.stats import Estimate, deviation_interval, holm, mean_interval
 
 FIXED_KEYS = tuple(method.key for method in FIXED)
 LEVEL = 0.05
@@ -113,20 +112,23 @@ def all_claims(
         step_times: TAMPO's step time over GRPO's, from `tampo.overhead`; None leaves its claim out.
         warmup_steps: Steps of the warm-up of TAMPO's runs in `main`.
     """
-    other = [] if choice is None else [(choice, "TAMPO is above GRPO with another base and task")]
-    return [
+    claims = [
         beats(main, FIXED_KEYS, "pass@1", 1, "TAMPO is above the best fixed temperature in Pass@1", "Table 1"),
         beats(main, FIXED_KEYS, "pass@8", 1, "TAMPO is above the best fixed temperature in Pass@8", "Table 1"),
         beats(main, ("linear",), "pass@1", 1, "TAMPO is above the linear schedule in Pass@1", "Table 1"),
         beats(alphas, ("alpha-0.01", "alpha-0.1"), "pass@1", 2, "α = 0.05 is the best of three in Pass@1", "Table 2"),
         beats(nuclei, ("p-0.9", "p-0.5", "p-0"), "pass@1", 3, "p = 0.7 is the best of four in Pass@1", "Table 3"),
-        *(beats(result, ("grpo",), "pass@1", 5, claim, "Table 5") for result, claim in other),
         seeds_agree(main),
         highest_reward(main),
         *temperature_claims(main, warmup_steps),
         *optimal_temperature_claims(main),
-        *([] if step_times is None else [no_extra_time(step_times)]),
     ]
+    if choice is not None:
+        task = beats(choice, ("grpo",), "pass@1", 5, "TAMPO is above GRPO with another base and task", "Table 5")
+        claims.insert(5, task)  # in the order of the tables
+    if step_times is not None:
+        claims.append(no_extra_time(step_times))
+    return claims
 
 
 def beats(result: Result, rivals: Sequence[str], metric: str, table: int, claim: str, source: str) -> Claim:
@@ -170,19 +172,6 @@ def seeds_agree(result: Result) -> Claim:
     )
 
 
-def deviation_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """Standard deviation of normal values with its chi-squared interval; no upper end for fewer than two values."""
-    from scipy.stats import chi2
-
-    count = len(values)
-    if count < 2:
-        return Estimate(float("nan"), 0.0, float("inf"), float("nan"))
-    deviation = float(values.std(ddof=1))
-    ends = chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], count - 1)
-    low, high = deviation * np.sqrt((count - 1) / ends)
-    return Estimate(deviation, float(low), float(high), float("nan"))
-
-
 def sampling_deviation(scores: pd.DataFrame) -> float:
     """Deviation of average Pass@1 that comes of drawing a single sample for each problem, in points.
 
@@ -207,7 +196,7 @@ def temperature_claims(result: Result, warmup_steps: int) -> list[Claim]:
             early, late = free[:WINDOW].mean(), free[-WINDOW:].mean()
             rises.append(early - warm.mean() if len(warm) else np.nan)
             falls.append(early - late)
-    rise, fall = (_over_seeds(mean_interval([np.array(values)[:, None]]), len(values)) for values in (rises, falls))
+    rise, fall = (_mean_over_seeds(values) for values in (rises, falls))
     return [
         Claim(
             "After the warm-up high temperatures (about 1.3) are preferred",
@@ -240,11 +229,8 @@ def optimal_temperature_claims(result: Result) -> list[Claim]:
             if method in towards:
                 away = _mean_optimal(log) - log["temperature"].mean()
                 towards[method].append(away if method == "fixed-0.9" else -away)
-    gap = _over_seeds(mean_interval([np.array([np.mean(values) for values in gaps.values()])[:, None]]), len(gaps))
-    moderate = {
-        method: _over_seeds(mean_interval([np.array(values)[:, None]]), len(values))
-        for method, values in towards.items()
-    }
+    gap = _mean_over_seeds([float(np.mean(values)) for values in gaps.values()])
+    moderate = {method: _mean_over_seeds(values) for method, values in towards.items()}
     weakest = min(moderate, key=lambda method: moderate[method].value)
     return [
         Claim(
@@ -274,9 +260,7 @@ def highest_reward(result: Result) -> Claim:
     for (method, seed), record in result.trainings.items():
         last.setdefault(method, {})[seed] = float(record.metrics()["reward"].iloc[-WINDOW:].mean())
     gaps = {
-        rival: _over_seeds(
-            mean_interval([np.array([last["tampo"][seed] - own[seed] for seed in own])[:, None]]), len(own)
-        )
+        rival: _mean_over_seeds([last["tampo"][seed] - own[seed] for seed in own])
         for rival, own in last.items()
         if rival != "tampo"
     }
@@ -310,9 +294,10 @@ def no_extra_time(ratio: Estimate) -> Claim:
     )
 
 
-def _over_seeds(estimate: Estimate, seeds: int) -> Estimate:
-    """The estimate, without an interval where a single seed can give none, and without any sureness."""
-    return estimate if seeds > 1 else replace(estimate, low=float("nan"), high=float("nan"), p_greater=0.5)
+def _mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of one value a training seed; of a single seed without an interval, and without any sureness."""
+    estimate = mean_interval([np.asarray(values)[:, None]])
+    return estimate if len(values) > 1 else replace(estimate, low=float("nan"), high=float("nan"), p_greater=0.5)
 
 
 def _mean_optimal(log: pd.DataFrame) -> float:

@@ -104,7 +104,7 @@ def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int
         rewards: From `reward_curves`.
         warmup_steps: Steps of the warm-up, shaded in (a).
     """
-    with _style():
+    with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
         _draw_temperatures(left, temperatures, warmup_steps)
         left.set_title("(a) Temperatures from the meta-policy")
@@ -119,7 +119,7 @@ def reward_figure(rewards: pd.DataFrame) -> Figure:
     Args:
         rewards: From `reward_curves`.
     """
-    with _style():
+    with style():
         figure, axes = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
         _draw_rewards(axes, rewards)
     return figure
@@ -134,7 +134,7 @@ def figure4(curves: pd.DataFrame) -> Figure:
     palette = sns.color_palette("colorblind")
     looks = {"A > 0": (palette[2], "-", "o"), "A < 0": (palette[3], "--", "s")}
     titles = list(curves["title"].unique())
-    with _style():
+    with style():
         figure, panels = plt.subplots(1, len(titles), figsize=(9.0, 3.2), sharey=True, layout="constrained")
         for axes, title in zip(np.atleast_1d(panels), titles, strict=True):
             own = curves[curves["title"] == title]
@@ -163,7 +163,7 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
     """
     titles = list(summary["title"].unique())
     palette, markers = sns.color_palette("colorblind", len(titles)), "osD^vPX*"
-    with _style():
+    with style():
         figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 3.6), layout="constrained")
         for axes, metric in zip(np.atleast_1d(panels), metrics, strict=True):
             chosen = summary[summary["metric"] == metric]
@@ -184,8 +184,9 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.1):
+def style(font_scale: float = 1.1) -> Iterator[None]:
+    """The look of all figures."""
+    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=font_scale):
         yield
 
 

@@ -119,6 +119,19 @@ def _interaction(array: NDArray[np.float64]) -> float:
     return float((rest**2).sum() / ((seeds - 1) * (problems - 1)) / array.size)
 
 
+def deviation_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+    """Standard deviation of normal values with its chi-squared interval; no upper end for fewer than two values."""
+    from scipy.stats import chi2
+
+    count = len(values)
+    if count < 2:
+        return Estimate(float("nan"), 0.0, float("inf"), float("nan"))
+    deviation = float(values.std(ddof=1))
+    ends = chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], count - 1)
+    low, high = deviation * np.sqrt((count - 1) / ends)
+    return Estimate(deviation, float(low), float(high), float("nan"))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down method: reject where the result is below the level.
 

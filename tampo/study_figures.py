@@ -1,7 +1,6 @@
 """Figure 2, and the figures of the study of likelihoods: drawing only; `tampo.likelihood_study` has the numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
-from tampo.figures import WINDOW
+from tampo.figures import WINDOW, style
 
 _PALETTE = sns.color_palette("colorblind")
 # Colour and line style: each alone tells the two apart.
@@ -32,7 +31,7 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
         sampled_at: The temperature that the rollouts were sampled at.
         title: Model and problem.
     """
-    with _style():
+    with style(font_scale=1.0):
         figure, axes = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
         axes.axvspan(min(candidates), max(candidates), color="0.94", linewidth=0)
         axes.axvline(sampled_at, color="0.6", linewidth=0.8, linestyle=":")
@@ -68,7 +67,7 @@ def weight_figure(weights: pd.DataFrame) -> Figure:
     """
     rows, lengths = list(weights["likelihood"].unique()), list(weights["length"].unique())
     equations = {"sum": "sum, Eq. 8", "mean": "mean, Eq. 6"}
-    with _style():
+    with style(font_scale=1.0):
         figure, panels = plt.subplots(
             len(rows), len(lengths), figsize=(7.2, 3.9), sharex=True, sharey="row", layout="constrained", squeeze=False
         )
@@ -97,7 +96,7 @@ def settling_figure(summary: pd.DataFrame, information: Mapping[float, float]) -
         information: Fisher information of a token by sampling temperature; the band is one standard deviation of T*
             without any selection, 1 / sqrt(n I).
     """
-    with _style():
+    with style(font_scale=1.0):
         figure, panels = plt.subplots(
             1, len(information), figsize=(7.2, 3.3), sharey=True, layout="constrained", squeeze=False
         )
@@ -141,7 +140,7 @@ def comparison_figure(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_
         "errorbar": None,
         "legend": False,
     }
-    with _style():
+    with style(font_scale=1.0):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
         left.axvspan(0.5, warmup_steps + 0.5, color="0.92", linewidth=0)
         sns.lineplot(temperatures, y="mean", ax=left, **looks)
@@ -210,9 +209,3 @@ def _spread_out(values: Sequence[float], gap: float) -> NDArray[np.float64]:
         places[:-1] -= short / 2
         places[1:] += short / 2
     return places
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=1.0):
-        yield

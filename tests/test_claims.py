@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tampo.claims import (
     CANNOT_TELL,
@@ -16,7 +14,6 @@ from tampo.claims import (
     brief_claims,
     claims_caption,
     claims_table,
-    deviation_interval,
     format_claims,
     highest_reward,
     optimal_temperature_claims,
@@ -145,20 +142,6 @@ def test_the_number_of_tests_counts():
     table = claims_table([*claims, Claim("bound", "s", "x", estimate(0, 0, 0), bound=1)])
     assert table["p_holm"].dropna().tolist() == pytest.approx([0.08, 0.5, 0.003])
     assert table["verdict"].tolist() == [CANNOT_TELL, CANNOT_TELL, REPLICATED, REPLICATED]
-
-
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8).filter(lambda x: np.std(x) > 1e-3))
-def test_deviation_interval_holds_the_deviation(values):
-    result = deviation_interval(np.array(values))
-    assert result.value == pytest.approx(np.std(values, ddof=1))
-    assert result.low < result.value < result.high
-
-
-def test_deviation_interval_covers():
-    generator = np.random.default_rng(0)
-    samples = [deviation_interval(generator.normal(0, 2, 5)) for _ in range(500)]
-    assert 0.92 < np.mean([s.low <= 2 <= s.high for s in samples]) < 0.98
-    assert not np.isfinite(deviation_interval(np.array([1.0])).high)
 
 
 def test_sampling_deviation_is_that_of_repeated_evaluations():

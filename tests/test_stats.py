@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tampo.stats import Estimate, holm, mean_interval, pass_at_k
+from tampo.stats import Estimate, deviation_interval, holm, mean_interval, pass_at_k
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -111,3 +111,17 @@ def test_holm_is_closed_bonferroni(p_values, level):
     assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
     for decision, value in zip(closed_testing(p_values, level), adjusted, strict=True):
         assert decision == (value <= level) or value == pytest.approx(level)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8).filter(lambda x: np.std(x) > 1e-3))
+def test_deviation_interval_holds_the_deviation(values):
+    result = deviation_interval(np.array(values))
+    assert result.value == pytest.approx(np.std(values, ddof=1))
+    assert result.low < result.value < result.high
+
+
+def test_deviation_interval_covers():
+    generator = np.random.default_rng(0)
+    samples = [deviation_interval(generator.normal(0, 2, 5)) for _ in range(500)]
+    assert 0.92 < np.mean([s.low <= 2 <= s.high for s in samples]) < 0.98
+    assert not np.isfinite(deviation_interval(np.array([1.0])).high)
