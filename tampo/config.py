@@ -71,6 +71,9 @@ class TrainingConfig(_DataConfig):
     prompts_per_step: int = Field(32, ge=1, description="Prompts in a step (section 4.1: 32).")
     num_generations: int = Field(8, ge=2, description="Rollouts a prompt, G (section 4.1: 8).")
     micro_batch: int = Field(128, ge=1, description="Rollouts in one forward and backward pass.")
+    scoring_batch: int | None = Field(
+        32, ge=1, description="Rollouts scored at a time, those of like length together; null: a whole micro-batch."
+    )
     max_prompt_length: int = Field(512, ge=1, description="Tokens a prompt may have; longer problems are left out.")
     max_completion_length: int = Field(64, ge=1, description="Tokens a rollout may have.")
     learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate (section 4.1: 1e-6).")

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tampo.sampling import sample_completions
+
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
@@ -36,9 +38,9 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """`model.generate` over batches of prompts of like length.
+    """`tampo.sampling` over batches of prompts of like length.
 
-    Samples come from torch's generator, seeded for each batch: they depend on `seed` and on which prompts share a
+    Samples come from a generator of torch, seeded for each batch: they depend on `seed` and on which prompts share a
     batch, so `batch` belongs to what an evaluation is known by.
 
     Args:
@@ -49,9 +51,7 @@ class TransformersEngine:
 
     def __init__(self, model: str, batch: int = 512, device: str | None = None) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
         dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
         self._batch = batch
@@ -84,39 +84,27 @@ class TransformersEngine:
 def sample_tokens(
     model: PreTrainedModel, tokenizer: Any, prompts: list[str], temperature: float, max_tokens: int, seed: int
 ) -> list[tuple[list[int], bool]]:
-    """The tokens of one completion for each prompt, all sampled in one batch by `model.generate` (Eq. 2).
+    """The tokens of one completion for each prompt, all sampled in one batch (Eq. 2).
 
     Args:
         model: The policy.
-        tokenizer: Its tokenizer, padding on the left.
+        tokenizer: Its tokenizer.
         prompts: Whole texts: no special token is added.
         temperature: Sampling temperature; nothing else (top-p, top-k, penalties) shapes the distribution.
         max_tokens: Tokens a completion may have.
-        seed: Seed of torch's generator, whose state is left as it was.
+        seed: Seed of the batch; torch's own generator is left as it was.
 
     Returns:
         For each prompt its token ids, the end of sequence included, and whether the length limit cut it.
     """
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        output = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
-            **inputs,
-            do_sample=True,
-            temperature=temperature,
-            top_p=1.0,
-            top_k=0,
-            repetition_penalty=1.0,  # some models' generation_config.json sets another
-            max_new_tokens=max_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ids = output[:, inputs.input_ids.shape[1] :]  # (b, C)
-    # Whatever the model counts as an end, at its first place; the pad token may be one of them.
-    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=ids.device)
-    ended = torch.isin(ids, ends)  # (b, C)
-    lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, ids.shape[1])  # (b,)
-    return [
-        (row[:length].tolist(), not bool(done))
-        for row, length, done in zip(ids, lengths, ended.any(dim=1), strict=True)
-    ]
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]  # whatever the model counts as an end
+    ends = ends if isinstance(ends, list) else [ends]
+    sampled = sample_completions(
+        model,
+        tokenizer(prompts, add_special_tokens=False)["input_ids"],
+        temperature,
+        max_tokens,
+        ends,
+        torch.Generator(model.device).manual_seed(seed),
+    )
+    return [(tokens, tokens[-1] not in ends) for tokens in sampled]

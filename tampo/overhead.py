@@ -52,7 +52,13 @@ def measure_steps(config: TrainingConfig, rounds: int) -> pd.DataFrame:
     Raises:
         RuntimeError: The trainers did not draw the same rollouts, so that their times cannot be compared.
     """
-    fair = {"controller": "tampo", "temperature": 1.0, "meta_warmup_ratio": 1.0, "meta_warmup_temperature": 1.0}
+    fair = {
+        "controller": "tampo",
+        "temperature": 1.0,
+        "meta_warmup_ratio": 1.0,
+        "meta_warmup_temperature": 1.0,
+        "scoring_batch": None,
+    }
     config = TrainingConfig(**config.model_dump() | fair)
     rows = []
     for number in range(rounds):

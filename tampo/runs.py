@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 
 # Raised when the code changes what a config produces, so that records of older code are not taken for new ones.
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,16 @@ the closure of a fused LM head, which computes every log-probability of the loss
 changes all of those places together, so that sampling, loss and reference model never disagree. Each generation
 batch carries the temperature it was sampled at, and is scored at it for as long as it is used.
 
-The K virtual log-likelihoods of a batch come from the first pass of the policy that generated it, through a hook
-on the backbone: one more product with the LM head, no further forward pass.
+The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it: no
+further forward pass, and no further product with the LM head.
 """
 
 import inspect
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CellType
 from typing import Any, cast
 
 import torch
@@ -25,12 +23,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from tampo.controllers import CONTROLLERS, ControllerSettings, Observation, TemperatureController, make_controller
 from tampo.files import write_json
-from tampo.likelihood import virtual_log_probs
+from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, tapped_logits
 from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperatures
+from tampo.scoring import score_by_length
 
 CONTROLLER_STATE_NAME = "temperature_controller.json"
 
@@ -71,8 +69,18 @@ class TAMPOConfig(GRPOConfig):
         metadata={"help": "Compare log-likelihoods by their 'sum' (Eq. 8) or 'mean' (Eq. 6) over tokens."},
     )
 
+    scoring_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows scored at a time in loss and reference, those of like length together, so that little is "
+            "padding. By default a whole micro-batch, as TRL does."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scoring_batch_size is not None and self.scoring_batch_size < 1:
+            raise ValueError(f"scoring_batch_size must be at least 1, got {self.scoring_batch_size}.")
         if self.temperature_controller not in CONTROLLERS:
             raise ValueError(
                 f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."
@@ -144,7 +152,8 @@ class TAMPOTrainer(GRPOTrainer):
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None
         self.observation: Observation | None = None
-        self._heads = [FusedHead(self._policy())]  # the policy's first
+        check_tiles()
+        self._heads = [FusedHead(self._policy())]
         if self.ref_model is not None:
             self._heads.append(FusedHead(self.accelerator.unwrap_model(self.ref_model)))
         # TRL scores a whole generation batch at once, before any update, when an update falls inside the batch's use.
@@ -152,7 +161,7 @@ class TAMPOTrainer(GRPOTrainer):
             self.use_vllm and self.vllm_importance_sampling_correction
         )
         self._record_next_pass = False
-        self._recorded: list[Tensor] = []  # (b, C, K) each, the recorded pass in chunks
+        self._recorded: Tensor  # (b, C, K), of the latest recorded pass
         self._unobserved = 0  # local rows of the current generation batch whose likelihoods are still to come
         self._observed: list[Tensor] = []  # (b, K + 2) each: log-likelihoods, advantage, length
         self.add_callback(MetaPolicyCallback(self))
@@ -221,39 +230,34 @@ class TAMPOTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        recording, self._record_next_pass = self._record_next_pass, False
         score = super()._get_per_token_logps_and_entropies
-        if not self._record_next_pass:
-            return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._record_next_pass = False
-        with self._recording(logits_to_keep):
-            return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
-    @contextmanager
-    def _recording(self, logits_to_keep: int) -> Iterator[None]:
-        """Keep the virtual log-probabilities of the completions that pass through the policy's backbone."""
-        policy, head = self._policy(), self._heads[0]
-        self._recorded = []
+        def score_rows(ids: Tensor, mask: Tensor, length: int) -> tuple[Tensor | None, ...]:
+            recorder = LogitRecorder(mask, length, self.args.temperature_candidates) if recording else None
+            with tapped_logits(recorder) if recorder else nullcontext():
+                scored = score(model, ids, mask, length, *args, **kwargs)
+            return *scored, recorder.log_probs() if recorder else None
 
-        def record(backbone: nn.Module, args: Any, inputs: dict[str, Tensor], output: Any) -> None:
-            tokens = inputs["input_ids"][:, -logits_to_keep:]  # (b, C)
-            mask = inputs["attention_mask"][:, -logits_to_keep:]  # (b, C)
-            states = output.last_hidden_state[:, -logits_to_keep - 1 : -1].detach()  # (b, C, H)
-            self._recorded.append(
-                head.virtual_log_probs(policy, states, tokens, mask, self.args.temperature_candidates)
-            )
-
-        handle = policy.base_model.register_forward_hook(record, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        rows = self.args.scoring_batch_size
+        # Images belong to rows in ways of their own, and an auxiliary loss to a whole micro-batch.
+        if rows is None or any(value is not None and value is not False for value in others.values()):
+            scored = score_rows(input_ids, attention_mask, logits_to_keep)
+        else:
+            rows = min(rows, kwargs.get("batch_size") or rows)
+            scored = score_by_length(score_rows, input_ids, attention_mask, logits_to_keep, rows)
+        log_probs, entropies, auxiliary_loss, recorded = scored
+        assert log_probs is not None, "the one value that is always there"
+        if recorded is not None:
+            self._recorded = recorded
+        return log_probs, entropies, auxiliary_loss
 
     def _observe(self, inputs: dict[str, Any]) -> None:
         """Take in the recorded likelihoods of some rows; when the generation batch is complete, tell the controller."""
         assert self.controller is not None, "train() makes the controller"
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        log_likelihoods = (torch.cat(self._recorded) * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
-        self._recorded = []
+        log_likelihoods = (self._recorded * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
         advantages, lengths = inputs["advantages"], mask.sum(dim=1)  # (b,), (b,)
         rows = torch.cat([log_likelihoods, advantages[:, None], lengths[:, None]], dim=1)
         self._observed.append(rows)
@@ -328,66 +332,3 @@ class MetaPolicyCallback(TrainerCallback):
         if self._save_is_due:
             control.should_save = last or not trainer.inside_generation_batch
             self._save_is_due = not control.should_save
-
-
-class FusedHead:
-    """The settings that TRL's `add_fused_lm_head` captured for one model, among them the loss's temperature.
-
-    TRL offers no way to change the temperature of a fused head. Its cell in the closure of the model's forward is
-    the one place that all log-probabilities read, and writing there keeps whatever accelerate wrapped around the
-    forward meanwhile (building the head anew would drop it).
-
-    Args:
-        model: A model that `add_fused_lm_head` was called on.
-
-    Raises:
-        RuntimeError: There is no such closure, as in a version of TRL that tampo does not know.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        forward = inspect.unwrap(cast(Any, model).forward, stop=lambda f: "temperature" in _free_variables(f))
-        self._cells = _free_variables(forward)
-        if not {"temperature", "logit_scale", "final_logit_softcapping", "cast_lm_head_to_fp32"} <= self._cells.keys():
-            raise RuntimeError(
-                f"TRL {trl.__version__} does not keep the temperature of its fused LM head where tampo expects it. "
-                "Install the version of TRL that tampo pins (1.16.0)."
-            )
-
-    @property
-    def temperature(self) -> float:
-        return self._cells["temperature"].cell_contents
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._cells["temperature"].cell_contents = value
-
-    @torch.no_grad()
-    def virtual_log_probs(
-        self, model: PreTrainedModel, hidden_states: Tensor, tokens: Tensor, mask: Tensor, temperatures: list[float]
-    ) -> Tensor:
-        """`tampo.likelihood.virtual_log_probs` with this head's scale, soft-cap and precision, shape (b, C, K)."""
-        head = model.get_output_embeddings()
-        settings = {name: cell.cell_contents for name, cell in self._cells.items() if name != "self"}
-        weight, bias = head.weight, getattr(head, "bias", None)
-        in_fp32 = settings["cast_lm_head_to_fp32"]
-        # As TRL's kernel: DeepSpeed casts the whole model to half precision, a head of cast_lm_head_to_fp32 as well.
-        dtype = torch.float32 if in_fp32 else hidden_states.dtype
-        autocast = torch.autocast(
-            weight.device.type, enabled=torch.is_autocast_enabled(weight.device.type) and not in_fp32
-        )
-        with autocast, maybe_gather_lm_head_ctx(*(x for x in (weight, bias) if x is not None)):
-            return virtual_log_probs(
-                hidden_states.to(weight.device, dtype),
-                weight.to(dtype),
-                tokens.to(weight.device),
-                mask.to(weight.device),
-                temperatures,
-                bias=None if bias is None else bias.to(dtype),
-                logit_scale=settings["logit_scale"],
-                softcap=settings["final_logit_softcapping"],
-            )
-
-
-def _free_variables(function: Any) -> dict[str, CellType]:
-    code = getattr(function, "__code__", None)
-    return dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) if code else {}

@@ -1,6 +1,7 @@
 """One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +9,8 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
@@ -17,11 +19,13 @@ from tampo.mini_model import RECIPES, mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
 from tampo.prompts import render, think_opened
 from tampo.rewards import RewardFunction, accuracy_reward, format_reward
+from tampo.sampling import sample_completions
 from tampo.suites import Suite, get_suite
 from tampo.tasks import Problem
 from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
 
 Progress = Callable[[dict[str, Any]], None]
+RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
 
 CHECKPOINT_STEPS = 20
 
@@ -169,6 +173,7 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         meta_likelihood=config.likelihood,
         meta_warmup_ratio=config.meta_warmup_ratio,
         meta_warmup_temperature=config.meta_warmup_temperature,
+        scoring_batch_size=config.scoring_batch,
         model_init_kwargs={"dtype": dtype},
         use_cpu=not torch.cuda.is_available(),
         bf16=bf16,
@@ -187,6 +192,16 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """TRL's `rollout_func` for the engine "transformers": completions of `tampo.sampling`, from torch's generator."""
+    prompt_ids = trainer._tokenize_prompts(prompts)[0]
+    args = cast(GRPOConfig, trainer.args)
+    gather, limit = args.ds3_gather_for_generation, cast(int, args.max_completion_length)
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as policy:
+        completion_ids = sample_completions(policy, prompt_ids, trainer.temperature, limit, trainer.eos_token_ids)
+    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
 
 def train(
@@ -218,6 +233,7 @@ def make_trainer(
     checkpoints: Path,
     trainer_class: type[GRPOTrainer] = TAMPOTrainer,
     callbacks: Sequence[TrainerCallback] = (),
+    rollout_func: RolloutFunction | None = sample_rollouts,
 ) -> tuple[GRPOTrainer, dict[str, Any]]:
     """The trainer of a config, with its model, data and rewards, and where the training data came from.
 
@@ -226,6 +242,7 @@ def make_trainer(
         checkpoints: Folder for checkpoints.
         trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which leaves the controller's parameters unread.
         callbacks: Further callbacks.
+        rollout_func: Who samples rollouts for the engine "transformers"; None for TRL itself.
     """
     suite, path = get_suite(config.suite), model_folder(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
@@ -236,14 +253,17 @@ def make_trainer(
     functions, weights = reward_functions(config, suite, loaded, tokenizer)
     args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
     args.reward_weights = weights
-    trainer = trainer_class(
-        model=path,
-        reward_funcs=cast(Any, functions),  # a list is invariant to mypy
-        args=args,
-        train_dataset=data,
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are using 'rollout_func', which is an experimental feature")
+        trainer = trainer_class(
+            model=path,
+            reward_funcs=cast(Any, functions),  # a list is invariant to mypy
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            rollout_func=rollout_func if config.rollout_engine == "transformers" else None,
+        )
     return trainer, loaded.source
 
 

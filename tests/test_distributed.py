@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from tampo.controllers import Observation, make_controller
-from tampo.trainer import FusedHead, TAMPOConfig
+from tampo.fused_head import LogitRecorder, tapped_logits
+from tampo.trainer import TAMPOConfig
 from tests.test_trainer import SETTINGS, make_trainer
 from tests.two_processes import Recording
 
@@ -165,13 +166,14 @@ def test_head_that_deepspeed_cast_to_half_precision_is_used_in_float32(tiny_mode
     add_fused_lm_head(model, cast_lm_head_to_fp32=True)
     model.bfloat16()
     ids = torch.randint(2, 21, (2, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
+    recorder = LogitRecorder(torch.ones_like(ids), 8, [0.7, 1.3])
+    with torch.no_grad(), tapped_logits(recorder):
+        model(ids, labels=ids, fused_lm_head=True)
         states = model.base_model(ids).last_hidden_state[:, :-1]
         logits = states.float() @ model.lm_head.weight.float().T
-        scores = FusedHead(model).virtual_log_probs(model, states, ids[:, 1:], torch.ones_like(ids[:, 1:]), [0.7, 1.3])
     for k, temperature in enumerate([0.7, 1.3]):
         expected = torch.log_softmax(logits / temperature, -1).gather(-1, ids[:, 1:, None])[..., 0]
-        torch.testing.assert_close(scores[..., k], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(recorder.log_probs()[..., k], expected, rtol=0, atol=1e-5)
 
 
 # Processes, machines and ZeRO stage of each file.

@@ -23,10 +23,10 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 
 # Lowest first; an import points to a lower layer or stays in its own.
 LAYERS = (
-    {"files", "meta_policy", "likelihood", "stats"},
+    {"files", "meta_policy", "likelihood", "likelihood_kernel", "sampling", "scoring", "stats"},
     {"controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
-    {"config", "trainer", "mini_model", "smollm", "training"},
+    {"config", "fused_head", "trainer", "mini_model", "smollm", "training"},
     {
         "engines",
         "vllm_engine",

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tampo.trainer import CONTROLLER_STATE_NAME, FusedHead, TAMPOConfig, TAMPOTrainer
+from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
 from tests.conftest import digit_reward, sampling_p_value
 
 SETTINGS = {
@@ -299,8 +299,3 @@ def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
     args = GRPOConfig(output_dir=str(tmp_path), **SETTINGS)
     with pytest.raises(TypeError, match="TAMPOConfig"):
         TAMPOTrainer(str(tiny_model_path), digit_reward, args, prompts)
-
-
-def test_unknown_trl_is_refused(tiny_model_path):
-    with pytest.raises(RuntimeError, match="TRL"):
-        FusedHead(AutoModelForCausalLM.from_pretrained(tiny_model_path))

@@ -1,0 +1,95 @@
+"""The GPU's kernel against log_softmax in float64; on a CPU in Triton's interpreter, on a GPU for real."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tampo.likelihood import RunningSums, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
+from tests.test_likelihood import TEMPERATURES, oracle, rollouts
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch):
+    """Fold with the kernel, and count its calls."""
+    import tampo.likelihood_kernel as module
+
+    calls, fold = [], module.fold
+    monkeypatch.setattr("tampo.likelihood._use_kernel", lambda device: True)
+    monkeypatch.setattr(module, "fold", lambda *args: (calls.append(args[0].shape), fold(*args))[1])
+    yield calls
+    assert calls, "the kernel was not used"
+
+
+def expected_log_probs(logits, tokens, temperatures):
+    return torch.stack(
+        [torch.log_softmax(logits.double() / t, -1).gather(-1, tokens[:, None])[:, 0] for t in temperatures], dim=-1
+    )
+
+
+@pytest.mark.parametrize("k", [1, 10, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocabulary", [1, 64, 333, 2500])
+def test_one_tile(vocabulary, dtype, k):
+    """Vocabularies below, at and beyond a block, and no multiple of one."""
+    generator = torch.Generator().manual_seed(vocabulary + k)
+    logits = (torch.randn(9, vocabulary, generator=generator) * 6).to(dtype).to(DEVICE)
+    tokens = torch.randint(vocabulary, (9,), generator=generator).to(DEVICE)
+    temperatures = torch.linspace(0.1, 3, k).tolist()
+    sums = RunningSums(tokens, temperatures)
+    sums.add(logits)
+    torch.testing.assert_close(
+        sums.log_probs().double(), expected_log_probs(logits, tokens, temperatures), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_tiles_scale_and_softcap(scale, softcap):
+    """Tiles of a wider buffer, as TRL makes them, the largest logit now in the first, now in the last."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(6, 500, generator=generator) * 6
+    whole[:3, 10], whole[3:, 490] = 40.0, 40.0
+    tokens = torch.tensor([0, 99, 100, 299, 300, 499])
+    logits = whole * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    sums = RunningSums(tokens.to(DEVICE), TEMPERATURES)
+    buffer = torch.empty(6, 512, device=DEVICE)
+    for start, end in ((0, 100), (100, 300), (300, 500)):
+        tile = buffer[:, : end - start]
+        tile.copy_(whole[:, start:end])
+        sums.add(tile, start, scale, softcap)
+        buffer.fill_(torch.nan)
+    torch.testing.assert_close(
+        sums.log_probs().double().cpu(), expected_log_probs(logits, tokens, TEMPERATURES), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_whole_functions_with_masks():
+    """Rows that do not count give 0, and leave the others alone; a batch in which none counts launches nothing."""
+    states, weight, tokens, mask = (x.to(DEVICE) for x in rollouts())
+    mask[1] = 0
+    expected = oracle(states @ weight.T, tokens, mask, TEMPERATURES)
+    for ours in (
+        virtual_log_likelihoods(states @ weight.T, tokens, mask, TEMPERATURES),
+        virtual_log_likelihoods_from_hidden(states, weight, tokens, mask, TEMPERATURES, tile_elements=100),
+    ):
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+        assert (ours[1] == 0).all()
+    nothing = torch.zeros_like(mask)
+    assert (virtual_log_likelihoods(states @ weight.T, tokens, nothing, TEMPERATURES) == 0).all()
+
+
+def test_forbidden_tokens_are_probabilities_of_zero():
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    logits[:, 100:] = -torch.inf
+    tokens = torch.tensor([0, 1, 50, 99], device=DEVICE)
+    sums = RunningSums(tokens, TEMPERATURES)
+    sums.add(logits[:, 150:], 150)  # a tile without any possible token, first
+    sums.add(logits[:, :150])
+    torch.testing.assert_close(
+        sums.log_probs().double(), expected_log_probs(logits[:, :100], tokens, TEMPERATURES), rtol=1e-5, atol=1e-5
+    )
