@@ -109,7 +109,7 @@ def all_claims(
         alphas: Table 2's.
         nuclei: Table 3's.
         choice: Table 5's; None leaves its claim out.
-        step_times: TAMPO's step time over GRPO's, from `tampo.overhead`; None leaves its claim out.
+        step_times: TAMPO's step time over GRPO's, from `tampo.bench.step_time`; None leaves its claim out.
         warmup_steps: Steps of the warm-up of TAMPO's runs in `main`.
     """
     claims = [
@@ -281,7 +281,7 @@ def no_extra_time(ratio: Estimate) -> Claim:
     """The claim that TAMPO's steps take no measurably longer than GRPO's (section 4.2).
 
     Args:
-        ratio: From `tampo.overhead.step_time_ratio`.
+        ratio: From `tampo.bench.step_time`.
     """
     return Claim(
         "TAMPO takes the same time",

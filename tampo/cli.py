@@ -51,11 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status, 2 for a bad parameter, which is explained on stderr."""
-    from tampo.config import ConfigError
-    from tampo.data import DataError
-
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
+
+    from tampo.config import ConfigError  # not before the parser, so that --help is quick
+    from tampo.data import DataError
+
     try:
         if rest and options.command not in ("train", "evaluate", "plan", "overlaps"):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -53,7 +53,7 @@ class TransformersEngine:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
         self._batch = batch
 
     @torch.inference_mode()
@@ -73,7 +73,7 @@ class TransformersEngine:
         return result
 
     def _generate_batch(self, prompts: list[str], temperature: float, max_tokens: int, seed: int) -> list[Completion]:
-        sampled = sample_tokens(self._model, self.tokenizer, prompts, temperature, max_tokens, seed)
+        sampled = sample_tokens(self.model, self.tokenizer, prompts, temperature, max_tokens, seed)
         texts = self.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
         return [
             Completion(text, len(tokens), truncated) for text, (tokens, truncated) in zip(texts, sampled, strict=True)

@@ -106,6 +106,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def this_tampo() -> dict[str, str]:
+    """Environment in which `python -P` imports this very tampo, not another that lies in the working directory."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
+
+
 def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callable[[str], None], every: float) -> None:
     store.root.mkdir(parents=True, exist_ok=True)
     waiting, running = list(jobs), list[_Worker]()
@@ -143,9 +150,7 @@ class _Worker:
             "evaluation": job.evaluation.model_dump(mode="json"),
             "training": None if job.training is None else job.training.model_dump(mode="json"),
         }
-        # The worker must run this very tampo, not another that lies in the working directory.
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+        settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | this_tampo()
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tampo.jobs", json.dumps(order)],

@@ -1,117 +1,214 @@
-"""What TAMPO's outer loop costs: its steps beside those of TRL's GRPOTrainer, on the same rollouts.
+"""What TAMPO's outer loop costs (section 4.2), and what tampo's own rollouts and scoring save.
 
-Both train at T = 1 throughout, TAMPO because its warm-up lasts for the whole run. They then draw the same rollouts to
-the last token and make the same updates, and what is left between them is the outer loop.
+Every measurement takes its cases in turns, and every ratio is paired: a step with the same step, a round with itself.
+
+The outer loop is measured beside TRL's GRPOTrainer on the same rollouts. Both train at T = 1 throughout, TAMPO
+because its warm-up lasts for the whole run; they draw the same tokens and make the same updates, and what is left
+between them is the outer loop.
 """
 
+import contextlib
+import gc
+import multiprocessing
+import resource
+import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from tampo.config import Params, TrainingConfig
-from tampo.files import atomic_path
-from tampo.mini_model import RECIPES
-from tampo.runs import Record, RunStore, training_identity
+from tampo.config import TrainingConfig
+from tampo.fused_head import LogitRecorder
 from tampo.stats import Estimate, mean_interval
+from tampo.stopwatch import Stopwatch, now
 from tampo.trainer import TAMPOTrainer
-from tampo.training import make_trainer
+from tampo.training import make_trainer, sample_rollouts
 
-TRAINERS = {"grpo": GRPOTrainer, "tampo": TAMPOTrainer}
+PARTS = ("generate", "reward", "forward", "backward", "outer loop", "other")
 
 
-class _Clock(TrainerCallback):
-    """Seconds of every optimizer step."""
+@dataclass(frozen=True)
+class Case:
+    """One way to train: the trainer, who samples, and whether rollouts are scored by length."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = 0.0
+    title: str
+    trainer: type[GRPOTrainer]
+    fast: bool = False
+
+
+CASES = {
+    "grpo": Case("TRL's GRPOTrainer", GRPOTrainer),
+    "tampo": Case("TAMPOTrainer, TRL's rollouts and scoring", TAMPOTrainer),
+    "fast": Case("TAMPOTrainer as tampo trains", TAMPOTrainer, fast=True),
+}
+
+
+class _Laps(TrainerCallback):
+    """Seconds of every optimizer step, whole and by part."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._watch, self._start = watch, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._start = time.perf_counter()
+        self._watch.lap()
+        self._start = now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._start)
+        parts = {"whole": now() - self._start} | self._watch.lap()
+        self.steps.append(parts | {"other": 2 * parts["whole"] - sum(parts.values())})
 
 
-def measure_steps(config: TrainingConfig, rounds: int) -> pd.DataFrame:
-    """Step times of both trainers, taken in turns: the first of one round is the second of the next.
+def measure_steps(config: TrainingConfig, rounds: int, cases: tuple[str, ...] = ("grpo", "tampo")) -> pd.DataFrame:
+    """Step times of several ways to train, taken in turns: the order of one round is turned round in the next.
 
     Args:
         config: The training; its controller is replaced.
-        rounds: Trainings of each.
+        rounds: Trainings of each case.
+        cases: Keys of `CASES`.
 
     Returns:
-        Columns round, step (from 1), grpo, tampo (seconds). Each round is the same training over again.
+        Columns round, step (from 1), case, part (of `PARTS`, or "whole"), seconds. Each round is the same training
+        over again.
 
     Raises:
-        RuntimeError: The trainers did not draw the same rollouts, so that their times cannot be compared.
+        RuntimeError: "grpo" and "tampo" did not draw the same rollouts, so that their times cannot be compared.
     """
-    fair = {
-        "controller": "tampo",
-        "temperature": 1.0,
-        "meta_warmup_ratio": 1.0,
-        "meta_warmup_temperature": 1.0,
-        "scoring_batch": None,
-    }
-    config = TrainingConfig(**config.model_dump() | fair)
-    rows = []
+    rows, lengths = [], dict[str, list[float]]()
     for number in range(rounds):
-        names = list(TRAINERS) if number % 2 == 0 else list(reversed(TRAINERS))
-        seconds, tokens = {}, {}
-        for name in names:
-            clock = _Clock()
-            with tempfile.TemporaryDirectory() as folder:
-                trainer, _ = make_trainer(config, Path(folder), TRAINERS[name], [clock])
+        for name in cases if number % 2 == 0 else reversed(cases):
+            with _trainer(config, name) as (trainer, laps):
                 trainer.train()
-            seconds[name] = clock.seconds
-            tokens[name] = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
-        if tokens["grpo"] != tokens["tampo"]:
+            for step, parts in enumerate(laps.steps, start=1):
+                for part in ("whole", *PARTS):
+                    own = {"round": number, "step": step, "case": name, "part": part}
+                    rows.append(own | {"seconds": parts.get(part, 0.0)})
+            lengths[name] = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
+        if {"grpo", "tampo"} <= {*cases} and lengths["grpo"] != lengths["tampo"]:
             raise RuntimeError("The two trainers drew different rollouts: their times cannot be compared.")
-        for step, times in enumerate(zip(seconds["grpo"], seconds["tampo"], strict=True), start=1):
-            rows.append({"round": number, "step": step, "grpo": times[0], "tampo": times[1]})
     return pd.DataFrame(rows)
 
 
-def step_time_ratio(times: pd.DataFrame) -> Estimate:
-    """TAMPO's step time over GRPO's, paired by step, with its 95 % interval over steps and rounds (geometric mean).
+@contextlib.contextmanager
+def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _Laps]]:
+    case = CASES[name]
+    fair = {"controller": "tampo", "temperature": 1.0, "meta_warmup_ratio": 1.0, "meta_warmup_temperature": 1.0}
+    fair |= {} if case.fast else {"scoring_batch": None}
+    watch = Stopwatch()
+    laps = _Laps(watch)
+    with tempfile.TemporaryDirectory() as folder, patch("tampo.trainer.LogitRecorder", _timed_recorder(watch)):
+        rollouts = sample_rollouts if case.fast else None
+        config = TrainingConfig(**config.model_dump() | fair)
+        trainer, _ = make_trainer(config, Path(folder), case.trainer, [laps], rollouts)
+        for part, owner, method in (
+            ("generate", trainer, "_generate"),
+            ("reward", trainer, "_calculate_rewards"),
+            ("forward", trainer, "_compute_loss"),
+            ("backward", trainer.accelerator, "backward"),
+            ("outer loop", trainer, "_observe"),
+        ):
+            if hasattr(owner, method):
+                setattr(owner, method, watch.timed(part, getattr(owner, method)))
+        yield trainer, laps
+    del trainer
+    gc.collect()
 
-    The first step of a round warms caches, and does not count where there are others.
+
+def _timed_recorder(watch: Stopwatch) -> type:
+    methods = ("__init__", "__call__", "log_probs")
+    timed = {name: watch.timed("outer loop", getattr(LogitRecorder, name)) for name in methods}
+    return type("TimedRecorder", (LogitRecorder,), timed)
+
+
+def step_ratio(times: pd.DataFrame, case: str, base: str = "grpo") -> Estimate:
+    """Step time of one case over that of another, paired by step, with its 95 % interval over steps and rounds.
+
+    The mean is geometric. The first step of a round warms caches, and does not count where there are others.
 
     Args:
         times: From `measure_steps`.
+        case: Key of `CASES`.
+        base: What it is compared with.
     """
-    kept = times[times["step"] > 1] if times["step"].max() > 1 else times
-    logs = np.log(kept["tampo"] / kept["grpo"])
-    grid = kept.assign(log=logs).pivot(index="round", columns="step", values="log").to_numpy()
-    ratio = mean_interval([grid])
-    value, low, high = np.exp([ratio.value, ratio.low, ratio.high]).tolist()
-    return Estimate(value, low, high, ratio.p_greater)
+    whole = times[times["part"] == "whole"].pivot(index=["round", "step"], columns="case", values="seconds")
+    return _geometric(_grid(whole[case] / whole[base]))
 
 
-def overhead(params: Params, steps: int = 25, rounds: int = 3) -> tuple[Estimate, Record] | None:
-    """The ratio of step times of these parameters, measured once and then kept in the store of runs.
-
-    None for a model that does not ship with the package: its steps may need several GPUs, which one process has not.
+def outer_loop_ratio(times: pd.DataFrame, case: str) -> Estimate:
+    """Seconds of the outer loop over those of the rest of the same step, with a 95 % interval (see `step_ratio`).
 
     Args:
-        params: The scale.
-        steps: Steps of each training, at most; `params.steps` if that is less.
-        rounds: Trainings of each trainer.
+        times: From `measure_steps`.
+        case: "tampo" or "fast".
     """
-    if params.model not in RECIPES:
-        return None
-    config = params.training(steps=min(steps, params.steps))
+    own = times[times["case"] == case].pivot(index=["round", "step"], columns="part", values="seconds")
+    return _geometric(_grid(own["outer loop"] / (own["whole"] - own["outer loop"])))
 
-    def build(folder: Path) -> dict[str, Any]:
-        with atomic_path(folder / "times.csv") as temporary:
-            measure_steps(config, rounds).to_csv(temporary, index=False)
-        return {}
 
-    record = RunStore.of(params).make("overhead", training_identity(config) | {"rounds": rounds}, build)
-    return step_time_ratio(pd.read_csv(record.folder / "times.csv")), record
+def ratio(numerator: pd.Series, denominator: pd.Series) -> Estimate:
+    """Geometric mean of paired ratios of times (the same index), with its 95 % interval over the pairs."""
+    return _geometric((numerator / denominator).to_numpy())
+
+
+def _grid(values: pd.Series) -> np.ndarray:
+    """Values by (round, step) as an array (rounds, steps), without the first step."""
+    wide = values.unstack("step").sort_index(axis=1).to_numpy()  # (rounds, steps)
+    return wide[:, 1:] if wide.shape[1] > 1 else wide
+
+
+def _geometric(values: np.ndarray) -> Estimate:
+    mean = mean_interval([np.log(values)])
+    value, low, high = np.exp([mean.value, mean.low, mean.high]).tolist()
+    return Estimate(value, low, high, mean.p_greater)
+
+
+def step_memory(config: TrainingConfig, case: str) -> float:
+    """Peak memory in MB of a training of `config`, in a process of its own: of the GPU, or of the process."""
+    return peak_memory(_train_once, config, case)
+
+
+def _train_once(config: TrainingConfig, case: str) -> None:
+    torch.set_num_threads(1)
+    with _trainer(config, case) as (trainer, _):
+        trainer.train()
+
+
+def peak_memory(function: Callable[..., None], *args: Any) -> float:
+    """Memory in MB that a call takes at most, in a new process: of the GPU, or of the process beyond its imports.
+
+    Args:
+        function: A function of a module, so that the new process finds it.
+        args: Its arguments.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of, (function, args))
+
+
+def _peak_of(function: Callable[..., None], args: tuple[Any, ...]) -> float:
+    if torch.cuda.is_available():
+        function(*args)
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Imports have a peak of their own, which Linux can forget.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_resident()
+    function(*args)
+    return _peak_resident() - before
+
+
+def _peak_resident() -> float:
+    """The most memory, in MB, that this process has had."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -48,6 +48,7 @@ class Part:
         variants: Parameter file by scale, where it is not that of the scale itself.
         ablation: Whether it uses the first `ABLATION_SEEDS` seeds only.
         temperatures: Evaluation temperatures beside that of the parameters.
+        alone: Whether it measures times, so that nothing else should run beside it.
     """
 
     notebook: str
@@ -55,6 +56,7 @@ class Part:
     variants: dict[str, str] | None = None
     ablation: bool = False
     temperatures: tuple[float, ...] = ()
+    alone: bool = False
 
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """What the notebook is executed with.
@@ -85,6 +87,7 @@ PARTS = (
     Part("fig4", TABLE1),
     Part("fig5", TABLE2, ablation=True),
     Part("fig6", TABLE3, ablation=True),
+    Part("overhead", alone=True),
     Part("claims"),
     Part("study_likelihood", LIKELIHOODS, ablation=True),
     Part("study_exploration", EXPLORATION, variants=RARE_PARAMS, ablation=True),
@@ -130,10 +133,13 @@ def reproduce(
         own = part.parameters(scale, params.seeds)
         jobs += part.jobs(load_params(own.pop("params"), own))
     run_jobs(RunStore.of(params), jobs, workers, say)
+
+    def show(part: Part) -> Path:
+        return execute(part, params.scale, part.parameters(scale, params.seeds), say)
+
+    made = [show(part) for part in parts if part.alone]
     with ThreadPoolExecutor(params.workers or available_cores()) as pool:
-        made = list(
-            pool.map(lambda part: execute(part, params.scale, part.parameters(scale, params.seeds), say), parts)
-        )
+        made += pool.map(show, [part for part in parts if not part.alone])
     say(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min.")
     return made
 

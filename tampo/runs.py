@@ -83,6 +83,13 @@ class RunStore:
             return None
         return Record(folder, manifest) if whole else None
 
+    def forget(self, kind: str, identity: dict[str, Any]) -> None:
+        """Remove the record of `identity`, if there is one."""
+        folder = self.folder(kind, identity)
+        if folder.exists():
+            with FileLock(f"{folder}.lock"):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def make(self, kind: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Record:
         """The record of `identity`, made by `build` unless it is there.
 

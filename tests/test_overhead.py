@@ -1,4 +1,4 @@
-"""Step times: fair pairs, the arithmetic of the ratio, and that they are measured once."""
+"""Step times: fair pairs, parts that add up, and the arithmetic of the ratios."""
 
 import numpy as np
 import pandas as pd
@@ -6,57 +6,67 @@ import pytest
 
 from tampo import overhead as module
 from tampo.config import load_params
-from tampo.overhead import measure_steps, overhead, step_time_ratio
+from tampo.overhead import CASES, PARTS, measure_steps, outer_loop_ratio, peak_memory, ratio, step_ratio
 
 
-def times(ratio, noise, rounds=4, steps=30):
+def times(expected, noise, rounds=4, steps=30):
+    """Whole steps of 1 to 2 s for "grpo", `expected` times as long for "tampo", a hundredth of it in the outer loop."""
     generator = np.random.default_rng(0)
-    index = [(r, s) for r in range(rounds) for s in range(1, steps + 1)]
-    table = pd.DataFrame(index, columns=["round", "step"])
-    table["grpo"] = 1 + generator.random(len(table))
-    table["tampo"] = table["grpo"] * ratio * np.exp(noise * generator.normal(size=len(table)))
-    return table
+    rows = []
+    for number in range(rounds):
+        for step in range(1, steps + 1):
+            base = 1 + generator.random()
+            whole = base * expected * np.exp(noise * generator.normal())
+            for case, part, seconds in (
+                ("grpo", "whole", base), ("tampo", "whole", whole), ("grpo", "outer loop", 0.0),
+                ("tampo", "outer loop", whole / 101),
+            ):  # fmt: skip
+                rows.append({"round": number, "step": step, "case": case, "part": part, "seconds": seconds})
+    return pd.DataFrame(rows)
 
 
 def test_the_ratio_of_known_times():
-    exact = step_time_ratio(times(1.02, 0.0))
+    exact = step_ratio(times(1.02, 0.0), "tampo")
     assert (exact.value, exact.low, exact.high) == pytest.approx((1.02, 1.02, 1.02))
-    noisy = step_time_ratio(times(1.02, 0.05))
+    noisy = step_ratio(times(1.02, 0.05), "tampo")
     assert noisy.low < 1.02 < noisy.high
     assert 0.01 < noisy.high - noisy.low < 0.05
+    assert outer_loop_ratio(times(1.02, 0.05), "tampo").value == pytest.approx(0.01)
+    pairs = ratio(pd.Series([2.0, 8.0]), pd.Series([1.0, 2.0]))
+    assert pairs.value == pytest.approx(np.sqrt(8)), "a geometric mean"
 
 
 def test_the_first_step_does_not_count():
     table = times(1.0, 0.0)
-    table.loc[table["step"] == 1, "tampo"] *= 10
-    assert step_time_ratio(table).value == pytest.approx(1.0)
+    table.loc[(table["step"] == 1) & (table["case"] == "tampo"), "seconds"] *= 10
+    assert step_ratio(table, "tampo").value == pytest.approx(1.0)
+    alone = table[table["step"] == 1]
+    assert step_ratio(alone, "tampo").value == pytest.approx(10.0), "where there is no other"
 
 
-def test_both_trainers_do_the_same_work(tmp_path, monkeypatch):
-    """Real trainings, of two steps: the rollouts must be the same, or the measurement refuses."""
+def test_all_cases_are_measured_by_part_in_turns(monkeypatch):
+    """Real trainings, of two steps. The rollouts of GRPO and TAMPO must be the same, or the measurement refuses."""
     params = load_params("smoke", {"steps": 2, "train_problems": 5, "max_completion_length": 8})
-    table = measure_steps(params.training(), rounds=2)
-    assert table[["round", "step"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
-    assert (table[["grpo", "tampo"]] > 0).all(axis=None)
-    colder = {**module.TRAINERS, "grpo": lambda args, **kwargs: module.TRAINERS["tampo"](args=_colder(args), **kwargs)}
-    monkeypatch.setattr(module, "TRAINERS", {"tampo": module.TRAINERS["tampo"], "grpo": colder["grpo"]})
+    table = measure_steps(params.training(), rounds=2, cases=tuple(CASES))
+    wide = table.pivot(index=["round", "step", "case"], columns="part", values="seconds")
+    assert len(wide) == 2 * 2 * 3
+    np.testing.assert_allclose(wide[list(PARTS)].sum(axis=1), wide["whole"], rtol=1e-9)
+    assert (wide[["generate", "reward", "forward", "backward", "other"]] > 0).all(axis=None)
+    outer = wide["outer loop"].groupby("case").min()
+    assert outer["grpo"] == 0 < min(outer["tampo"], outer["fast"])
+    order = table[table["part"] == "whole"].drop_duplicates(["round", "case"])["case"].tolist()
+    assert order == [*CASES, *reversed(CASES)]
+
+    slow = {"grpo": CASES["grpo"], "tampo": CASES["fast"]}
+    monkeypatch.setattr(module, "CASES", slow)
     with pytest.raises(RuntimeError, match="different rollouts"):
         measure_steps(params.training(), rounds=1)
 
 
-def _colder(args):
-    args.meta_warmup_temperature = 0.05
-    return args
+def _take(megabytes: int) -> None:
+    np.ones(megabytes * 2**17)
 
 
-def test_it_is_measured_once(tmp_path, monkeypatch):
-    measured = []
-    monkeypatch.setattr(module, "measure_steps", lambda *args: measured.append(args) or times(1.01, 0.01))
-    monkeypatch.setattr(module.RunStore, "of", lambda params: module.RunStore(tmp_path))
-    first, record = overhead(load_params("smoke"))
-    again, _ = overhead(load_params("smoke"))
-    assert first == again
-    assert len(measured) == 1
-    assert measured[0][0].steps == 3
-    assert record.manifest["identity"]["rounds"] == 3
-    assert overhead(load_params("paper")) is None
+def test_peak_memory_is_that_of_one_call():
+    small, large = peak_memory(_take, 1), peak_memory(_take, 301)
+    assert large - small == pytest.approx(300, abs=30)

@@ -23,7 +23,7 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 
 # Lowest first; an import points to a lower layer or stays in its own.
 LAYERS = (
-    {"files", "meta_policy", "likelihood", "likelihood_kernel", "sampling", "scoring", "stats"},
+    {"files", "meta_policy", "likelihood", "likelihood_kernel", "sampling", "scoring", "stats", "stopwatch"},
     {"controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
     {"config", "fused_head", "trainer", "mini_model", "smollm", "training"},
@@ -37,9 +37,9 @@ LAYERS = (
         "optimal_temperature",
         "provenance",
     },
-    {"runs", "jobs", "overhead"},
+    {"runs", "jobs", "overhead", "overhead_parts"},
     {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
-    | {"notebook", "plan", "cli"},
+    | {"bench", "notebook", "overhead_figure", "plan", "cli"},
 )
 
 

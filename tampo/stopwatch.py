@@ -1,0 +1,74 @@
+"""Where time goes: seconds in named parts of a program, and what machine they were measured on."""
+
+import functools
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Stopwatch:
+    """Adds up the seconds spent in parts of a program, each without the parts that run inside it.
+
+    Example:
+        >>> watch = Stopwatch()
+        >>> sort = watch.timed("sorting", sorted)
+        >>> sort([2, 1])
+        [1, 2]
+        >>> list(watch.lap())
+        ['sorting']
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._inside = [0.0]  # seconds of the parts within the one that runs, innermost last
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, whose calls count as `part`."""
+
+        @functools.wraps(function)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            start = now()
+            self._inside.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = now() - start
+                self._seconds[part] += took - self._inside.pop()
+                self._inside[-1] += took
+
+        return measured
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by part since the last lap."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+def now() -> float:
+    """Seconds, after all work that was given to a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def machine() -> str:
+    """The processors in words: model, cores of this process, and the GPU where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    words = f"{_processor()}, {cores} cores"
+    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
