@@ -1,6 +1,7 @@
 """Engines that sample completions from a model, behind one call."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,8 +41,8 @@ class Engine(Protocol):
 class TransformersEngine:
     """`tampo.sampling` over batches of prompts of like length.
 
-    Samples come from a generator of torch, seeded for each batch: they depend on `seed` and on which prompts share a
-    batch, so `batch` belongs to what an evaluation is known by.
+    The random numbers of a sample follow from the seed, its prompt and its number, whatever else is sampled. (Which
+    prompts share a batch can still change the last bits of the logits, and so, once in millions of tokens, a token.)
 
     Args:
         model: A folder or a Hugging Face id.
@@ -61,28 +62,27 @@ class TransformersEngine:
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
-        rows = [i for i in order for _ in range(samples)]
+        rows = [(i, sample) for i in order for sample in range(samples)]
         result: list[list[Completion]] = [[] for _ in prompts]
         for start in range(0, len(rows), self._batch):
             chosen = rows[start : start + self._batch]
-            completions = self._generate_batch(
-                [prompts[i] for i in chosen], temperature, max_tokens, derive_seed(seed, start)
-            )
-            for i, completion in zip(chosen, completions, strict=True):
-                result[i].append(completion)
+            texts = [prompts[i] for i, _ in chosen]
+            seeds = [derive_seed(seed, f"{sample}/{prompts[i]}") for i, sample in chosen]
+            sampled = sample_tokens(self.model, self.tokenizer, texts, temperature, max_tokens, seeds)
+            written = self.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
+            for (i, _), text, (tokens, truncated) in zip(chosen, written, sampled, strict=True):
+                result[i].append(Completion(text, len(tokens), truncated))
         return result
-
-    def _generate_batch(self, prompts: list[str], temperature: float, max_tokens: int, seed: int) -> list[Completion]:
-        sampled = sample_tokens(self.model, self.tokenizer, prompts, temperature, max_tokens, seed)
-        texts = self.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
-        return [
-            Completion(text, len(tokens), truncated) for text, (tokens, truncated) in zip(texts, sampled, strict=True)
-        ]
 
 
 @torch.inference_mode()
 def sample_tokens(
-    model: PreTrainedModel, tokenizer: Any, prompts: list[str], temperature: float, max_tokens: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: list[str],
+    temperature: float,
+    max_tokens: int,
+    seeds: Sequence[int],
 ) -> list[tuple[list[int], bool]]:
     """The tokens of one completion for each prompt, all sampled in one batch (Eq. 2).
 
@@ -92,19 +92,18 @@ def sample_tokens(
         prompts: Whole texts: no special token is added.
         temperature: Sampling temperature; nothing else (top-p, top-k, penalties) shapes the distribution.
         max_tokens: Tokens a completion may have.
-        seed: Seed of the batch; torch's own generator is left as it was.
+        seeds: Seed of each completion; torch's own generator is left as it was.
 
     Returns:
         For each prompt its token ids, the end of sequence included, and whether the length limit cut it.
     """
     ends = model.generation_config.eos_token_id  # type: ignore[union-attr]  # whatever the model counts as an end
     ends = ends if isinstance(ends, list) else [ends]
-    sampled = sample_completions(
-        model,
-        tokenizer(prompts, add_special_tokens=False)["input_ids"],
-        temperature,
-        max_tokens,
-        ends,
-        torch.Generator(model.device).manual_seed(seed),
-    )
+    uniforms = [torch.rand(max_tokens, dtype=torch.double, generator=_generator(seed)) for seed in seeds]
+    ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    sampled = sample_completions(model, ids, temperature, max_tokens, ends, torch.stack(uniforms))
     return [(tokens, tokens[-1] not in ends) for tokens in sampled]
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -125,7 +125,8 @@ def plan(architecture: Architecture, work: Workload) -> Plan:
     inside = 2 * (8 * architecture.hidden + 3 * architecture.intermediate)
     memory["activations"] = tokens_at_once * (2 * architecture.hidden * architecture.layers + inside)
     memory["LM head tiles"] = 4 * min(_TRL_TILE, tokens_at_once * architecture.vocabulary)
-    memory["virtual likelihoods"] = 2 * 4 * 2**24 + 4 * work.candidates * work.micro_batch * work.completion_tokens
+    # Their sums over the vocabulary, which TRL's tiles pass through, and the log-probabilities that follow.
+    memory["virtual likelihoods"] = 2 * 4 * work.candidates * work.micro_batch * work.completion_tokens
     if work.colocated_engine:
         memory["engine weights"] = 2 * weights
         memory["KV cache"] = work.rollouts / work.gpus * length * architecture.kv_bytes_a_token

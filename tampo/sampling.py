@@ -22,7 +22,7 @@ def sample_completions(
     temperature: float,
     max_tokens: int,
     ends: Sequence[int],
-    generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None,
 ) -> list[list[int]]:
     """One completion of each prompt, all in one batch, drawn from softmax(logits / temperature) (Eq. 2).
 
@@ -33,7 +33,8 @@ def sample_completions(
         temperature: Sampling temperature; the whole vocabulary can be drawn (top-p 1, no top-k, no penalty).
         max_tokens: Tokens a completion may have, at least one.
         ends: Tokens that end a completion.
-        generator: Source of random numbers, on the model's device; by default torch's own.
+        uniforms: Uniform numbers in [0, 1) that decide the tokens, a row for each prompt, shape (B, max_tokens) and
+            float64; by default they come from torch's own generator, as they are needed.
 
     Returns:
         For each prompt the token ids of its completion, the one that ended it included.
@@ -55,12 +56,14 @@ def sample_completions(
     _select(cache, repeated)
     logits, mask = logits[repeated], mask[repeated]  # (B, V), (B, P)
     rows = torch.arange(len(repeated), device=ids.device)  # which completion each row of the batch is
+    uniforms = None if uniforms is None else uniforms.to(ids.device)
     tokens = ids.new_zeros(len(rows), max_tokens)  # (B, C)
     lengths = ids.new_full((len(rows),), max_tokens)  # (B,)
     end_tokens = torch.tensor(list(ends), device=ids.device)
     running = torch.ones_like(rows, dtype=torch.bool)
     for step in range(max_tokens):
-        drawn = draw_tokens(logits, temperature, generator)  # (b,)
+        own = _fresh(len(rows), ids.device) if uniforms is None else uniforms[rows, step]
+        drawn = draw_tokens(logits, temperature, own)  # (b,)
         tokens[rows, step] = drawn
         ended = running & torch.isin(drawn, end_tokens)
         lengths[rows[ended]] = step + 1
@@ -77,15 +80,18 @@ def sample_completions(
     return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
 
-def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """One token for each row of logits, from softmax(logits / temperature): (B, V) -> (B,).
+def draw_tokens(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
+    """One token for each row of logits, from softmax(logits / temperature): (B, V), uniform numbers (B,) -> (B,).
 
-    By inversion, in double precision: the first token whose cumulative probability exceeds a uniform number.
+    By inversion, in double precision: the first token whose cumulative probability exceeds the uniform number.
     """
     cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)  # (B, V)
-    uniform = torch.rand(len(logits), 1, dtype=torch.double, device=logits.device, generator=generator)
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)  # (B, 1)
+    drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)  # (B, 1)
     return drawn[:, 0].clamp(max=logits.size(-1) - 1)  # the product may be rounded up to the sum itself
+
+
+def _fresh(count: int, device: torch.device) -> Tensor:
+    return torch.rand(count, dtype=torch.double, device=device)
 
 
 def _select(cache: DynamicCache, rows: Tensor) -> None:

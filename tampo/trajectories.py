@@ -108,20 +108,19 @@ def sample_trajectories(
         temperature: Sampling temperature; the whole vocabulary can be drawn (top-p 1, no top-k, no penalty).
         max_tokens: Tokens a completion may have.
         seed: The same arguments give the same trajectories; torch's own generator is left as it was.
-        batch: Rollouts generated at a time. Samples depend on it.
+        batch: Rollouts generated at a time.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
-    rows = [i for i in order for _ in range(n)]
+    rows = [(i, sample) for i in order for sample in range(n)]
     found: list[list[Trajectory]] = [[] for _ in prompts]
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        texts = [prompts[i] for i in chosen]
-        sampled = sample_tokens(
-            model.model, model.tokenizer, texts, temperature, max_tokens, derive_seed(seed, f"{temperature:g}/{start}")
-        )
+        texts = [prompts[i] for i, _ in chosen]
+        seeds = [derive_seed(seed, f"{temperature:g}/{sample}/{prompts[i]}") for i, sample in chosen]
+        sampled = sample_tokens(model.model, model.tokenizer, texts, temperature, max_tokens, seeds)
         asked = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
         written = model.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
-        for i, ids, (tokens, truncated), text in zip(chosen, asked, sampled, written, strict=True):
+        for (i, _), ids, (tokens, truncated), text in zip(chosen, asked, sampled, written, strict=True):
             found[i].append(Trajectory(i, tuple(ids), tuple(tokens), text, truncated))
     return [trajectory for group in found for trajectory in group]
 

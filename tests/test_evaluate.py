@@ -105,6 +105,17 @@ def test_engine_is_reproducible_ordered_and_marks_truncation(tiny_model_path):
     assert len({c.tokens for row in first for c in row}) > 1
 
 
+def test_samples_do_not_depend_on_what_else_is_sampled(tiny_model_path):
+    """Nor on the batch, the other prompts or their order, and a third sample leaves the first two as they were."""
+    prompts = ["1+1=", "2+2=4 3+3=", "5=", "0="]
+    whole = TransformersEngine(str(tiny_model_path), batch=12).generate(prompts, 3, 1.0, 12, seed=5)
+    small = TransformersEngine(str(tiny_model_path), batch=5)
+    assert small.generate(prompts, 3, 1.0, 12, seed=5) == whole
+    assert small.generate(prompts[:1:-1], 3, 1.0, 12, seed=5) == whole[:1:-1]
+    assert [row[:2] for row in whole] == small.generate(prompts, 2, 1.0, 12, seed=5)
+    assert len({c.text for row in whole for c in row}) > 8, "samples of a prompt differ"
+
+
 def test_engine_leaves_the_callers_random_state_alone(tiny_model_path):
     engine = TransformersEngine(str(tiny_model_path))
     torch.manual_seed(0)

@@ -1,7 +1,5 @@
 """Completions of our own decoding loop against the model's whole logits: distribution, cache, ends, batches."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,8 @@ def ids(tiny_model_path):
 
 
 def draw(model, prompts, seed=0, temperature=1.0, max_tokens=12, ends=(1,)):
-    return sample_completions(model, prompts, temperature, max_tokens, ends, torch.Generator().manual_seed(seed))
+    uniforms = torch.rand(len(prompts), max_tokens, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    return sample_completions(model, prompts, temperature, max_tokens, ends, uniforms)
 
 
 @torch.no_grad()
@@ -88,7 +87,14 @@ def test_order_and_repeats_are_kept(model, ids):
     assert completions[3] == draw(model, [ids[1]], temperature=1e-4)[0]
 
 
-def test_generator_decides(model, ids):
+def test_uniform_numbers_decide(model, ids):
+    """A completion follows from its own row of them, whoever else is in the batch."""
+    uniforms = torch.rand(40, 12, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    together = sample_completions(model, ids * 10, 1.0, 12, [1], uniforms)
+    for start, end in ((0, 7), (7, 8), (8, 40)):
+        assert (
+            sample_completions(model, (ids * 10)[start:end], 1.0, 12, [1], uniforms[start:end]) == together[start:end]
+        )
     assert draw(model, ids, seed=3) == draw(model, ids, seed=3)
     assert draw(model, ids, seed=3) != draw(model, ids, seed=4)
     torch.manual_seed(7)
@@ -114,15 +120,16 @@ def test_sliding_windows_are_respected(ids):
 @pytest.mark.parametrize("size", [2, 5, 1000])
 def test_drawn_tokens_follow_the_softmax(size):
     logits = torch.randn(size, generator=torch.Generator().manual_seed(size)) * 2
-    drawn = draw_tokens(logits.expand(20_000, -1), 0.7, torch.Generator().manual_seed(1))
+    uniforms = torch.rand(20_000, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    drawn = draw_tokens(logits.expand(20_000, -1), 0.7, uniforms)
     counts = np.bincount(drawn.numpy(), minlength=size)
     assert sampling_p_value(counts, torch.softmax(logits.double() / 0.7, -1).numpy()) > 1e-3
 
 
 def test_impossible_tokens_are_not_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
-    drawn = draw_tokens(logits.expand(5000, -1), 1.0, torch.Generator().manual_seed(0))
-    assert set(Counter(drawn.tolist())) == {1, 3}
+    uniforms = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1 - 2**-53], dtype=torch.double)
+    assert draw_tokens(logits.expand(7, -1), 1.0, uniforms).tolist() == [1, 1, 1, 3, 3, 3, 3]
 
 
 def test_bad_input_is_named(model, ids):
