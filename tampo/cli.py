@@ -50,10 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 for a bad parameter, which is explained on stderr."""
+    """Run the command; returns the exit status: 2 for what the user has to mend, 130 after Ctrl-C or SIGTERM."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
 
+    from tampo.checkpoints import DamagedCheckpoint
     from tampo.config import ConfigError  # not before the parser, so that --help is quick
     from tampo.data import DataError
 
@@ -62,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides = parse_overrides(rest)
         options.run(options)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, DamagedCheckpoint) as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"tampo: {interrupt or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,6 +1,7 @@
 """Evaluation: samples of a model on benchmarks, judged and kept one by one, and the scores that follow from them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -8,9 +9,11 @@ import pandas as pd
 from tampo.config import ConfigError, EvaluationConfig
 from tampo.data import Loaded
 from tampo.engines import Engine, TransformersEngine, derive_seed
+from tampo.files import atomic_path
 from tampo.prompts import render
 from tampo.stats import pass_at_k
 from tampo.suites import get_suite
+from tampo.tasks import Problem
 
 
 def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
@@ -57,6 +60,7 @@ def evaluate(
     config: EvaluationConfig,
     benchmarks: dict[str, Loaded] | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    parts: Path | None = None,
 ) -> pd.DataFrame:
     """Sample and judge every benchmark, each in one call of the engine.
 
@@ -65,45 +69,58 @@ def evaluate(
         config: Benchmarks, problems, samples, temperature and seed.
         benchmarks: From `load_benchmarks`, where they are at hand.
         progress: Called before each benchmark with how many are done.
+        parts: Folder in which the samples of each benchmark are kept when it is done, and found when the same
+            evaluation was interrupted; by default they are kept nowhere.
 
     Returns:
         One row a sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
         where none was found), status (`tampo.grading.Verdict`) and correct.
     """
-    rows = []
-    suite = get_suite(config.suite)
+    samples = []
     benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
     for done, (name, loaded) in enumerate(benchmarks.items()):
         progress({"benchmark": done, "benchmarks": len(benchmarks)})
-        prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in loaded.problems]
-        # Benchmarks must not share their random numbers.
-        seed = derive_seed(config.eval_seed, name)
-        sampled = engine.generate(
-            prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
-        )
-        flat = [
-            (problem, prompt, sample, completion)
-            for problem, prompt, completions in zip(loaded.problems, prompts, sampled, strict=True)
-            for sample, completion in enumerate(completions)
-        ]
-        verdicts = suite.judge([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
-        for (problem, prompt, sample, completion), verdict in zip(flat, verdicts, strict=True):
-            rows.append(
-                {
-                    "benchmark": name,
-                    "problem_id": problem.id,
-                    "sample": sample,
-                    "prompt": prompt,
-                    "gold": problem.answer,
-                    "completion": completion.text,
-                    "tokens": completion.tokens,
-                    "truncated": completion.truncated,
-                    "answer": verdict.answer,
-                    "status": verdict.status,
-                    "correct": verdict.correct,
-                }
-            )
-    return pd.DataFrame(rows)
+        part = parts / f"{name}.parquet" if parts else None
+        if part and part.is_file():
+            samples.append(pd.read_parquet(part))
+            continue
+        samples.append(_evaluate_benchmark(engine, config, name, loaded.problems))
+        if part:
+            with atomic_path(part) as temporary:
+                samples[-1].to_parquet(temporary)
+    return pd.concat(samples, ignore_index=True)
+
+
+def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:
+    suite = get_suite(config.suite)
+    prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in problems]
+    # Benchmarks must not share their random numbers.
+    seed = derive_seed(config.eval_seed, name)
+    sampled = engine.generate(
+        prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
+    )
+    flat = [
+        (problem, prompt, sample, completion)
+        for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
+        for sample, completion in enumerate(completions)
+    ]
+    verdicts = suite.judge([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
+    return pd.DataFrame(
+        {
+            "benchmark": name,
+            "problem_id": problem.id,
+            "sample": sample,
+            "prompt": prompt,
+            "gold": problem.answer,
+            "completion": completion.text,
+            "tokens": completion.tokens,
+            "truncated": completion.truncated,
+            "answer": verdict.answer,
+            "status": verdict.status,
+            "correct": verdict.correct,
+        }
+        for (problem, prompt, sample, completion), verdict in zip(flat, verdicts, strict=True)
+    )
 
 
 def problem_scores(samples: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.interrupts import stop_with_parent
 from tampo.runs import PROGRESS, Record, RunStore, evaluation_identity, training_identity
 
 
@@ -154,6 +155,7 @@ class _Worker:
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tampo.jobs", json.dumps(order)],
+                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 stdout=log,
                 stderr=log,
                 env=os.environ | settings,
@@ -168,6 +170,7 @@ class _Worker:
 
 def main(order: str) -> None:
     """What a worker process does: make the records of the job described by a JSON text."""
+    stop_with_parent()
     import torch
 
     torch.set_num_threads(1)

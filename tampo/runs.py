@@ -166,7 +166,9 @@ class RunStore:
             benchmarks = load_benchmarks(config)
             place = {"server": config.vllm_server} if config.eval_engine == "vllm-server" else {}
             engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **place)
-            samples = evaluate(engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row))
+            samples = evaluate(
+                engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row), folder / "checkpoints"
+            )
             with atomic_path(folder / "samples.parquet") as temporary:
                 samples.to_parquet(temporary, compression="zstd")
             return {"tokens": int(samples["tokens"].sum()), "data": [b.source for b in benchmarks.values()]}

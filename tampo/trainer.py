@@ -277,7 +277,6 @@ class TAMPOTrainer(GRPOTrainer):
         if self.args.should_save and self.controller is not None:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             state = {"controller": self.args.temperature_controller, "state": self.controller.state_dict()}
-            # Written last: a checkpoint that has this file is whole.
             write_json(Path(self._get_output_dir(trial=trial), name, CONTROLLER_STATE_NAME), state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -12,9 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from tampo.checkpoints import last_whole_checkpoint, seal_checkpoint
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
 from tampo.files import sha256
+from tampo.interrupts import Interrupted, StopRequest, stop_on_signals
 from tampo.mini_model import RECIPES, mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
 from tampo.prompts import render, think_opened
@@ -22,7 +24,7 @@ from tampo.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.sampling import sample_completions
 from tampo.suites import Suite, get_suite
 from tampo.tasks import Problem
-from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
+from tampo.trainer import TAMPOConfig, TAMPOTrainer
 
 Progress = Callable[[dict[str, Any]], None]
 RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
@@ -219,11 +221,20 @@ def train(
 
     Returns:
         TRL's log, one row a step, and where the training data came from.
+
+    Raises:
+        Interrupted: By Ctrl-C or SIGTERM, after the step that ran and with a checkpoint of it.
+        DamagedCheckpoint: The checkpoint to go on from is not what was written.
     """
     checkpoints = folder / "checkpoints"
-    trainer, source = make_trainer(config, checkpoints, callbacks=[_ProgressCallback(progress)])
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
-    trainer.save_model(str(folder / "model"))
+    with stop_on_signals() as stop:
+        callbacks = [_ProgressCallback(progress), _CheckpointCallback(checkpoints, stop)]
+        trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+        step = trainer.state.global_step
+        if step < config.steps:
+            raise Interrupted(f"Stopped after step {step} of {config.steps}. The same command goes on from there.")
+        trainer.save_model(str(folder / "model"))
     (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
     return [row for row in trainer.state.log_history if "loss" in row], source
 
@@ -267,12 +278,6 @@ def make_trainer(
     return trainer, loaded.source
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{CONTROLLER_STATE_NAME}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
 class _ProgressCallback(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -280,3 +285,33 @@ class _ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self._progress({"step": state.global_step, "steps": state.max_steps} | logs)
+
+
+class _CheckpointCallback(TrainerCallback):
+    """Seals each checkpoint, and when a stop is asked for, makes one and ends the training."""
+
+    def __init__(self, folder: Path, stop: StopRequest) -> None:
+        self._folder, self._stop = folder, stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _anywhere(bool(self._stop)):
+            self._stop.ask()
+            control.should_save = True  # which waits for the end of a generation batch (MetaPolicyCallback)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            seal_checkpoint(self._folder / f"checkpoint-{state.global_step}")
+        if self._stop:
+            control.should_training_stop = True
+
+
+def _anywhere(asked: bool) -> bool:
+    """Whether any process was asked to stop: a signal may reach them in different steps."""
+    if not torch.distributed.is_initialized():
+        return asked
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(asked), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)

@@ -10,10 +10,10 @@ import time
 import pandas as pd
 import pytest
 
+from tampo.checkpoints import last_whole_checkpoint
 from tampo.config import load_params
 from tampo.jobs import Job, RunFailed, run_jobs
 from tampo.runs import RunStore, training_identity
-from tampo.training import last_whole_checkpoint
 
 SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16}
 SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}

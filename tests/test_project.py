@@ -23,7 +23,18 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 
 # Lowest first; an import points to a lower layer or stays in its own.
 LAYERS = (
-    {"files", "meta_policy", "likelihood", "likelihood_kernel", "sampling", "scoring", "stats", "stopwatch"},
+    {
+        "checkpoints",
+        "files",
+        "interrupts",
+        "meta_policy",
+        "likelihood",
+        "likelihood_kernel",
+        "sampling",
+        "scoring",
+        "stats",
+        "stopwatch",
+    },
     {"controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
     {"config", "fused_head", "trainer", "mini_model", "smollm", "training"},

@@ -1,0 +1,169 @@
+"""Faults: killed at any point, stopped by a signal, orphaned, damaged. Nothing is lost, and the bits are the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tampo.checkpoints import last_whole_checkpoint
+from tampo.config import load_params
+from tampo.files import sha256
+from tampo.runs import PROGRESS, RunStore, evaluation_identity, training_identity
+from tests.killed_run import PLACES
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16, "steps": 7}
+SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}
+SMALL |= {"controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_batch": 6}
+PARAMS = load_params("smoke", SMALL)
+
+
+def start(root, place=None):
+    words = [sys.executable, "-m", "tests.killed_run", str(root), PARAMS.model_dump_json(), json.dumps(place)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def run(root, place=None):
+    """Exit status and what was said."""
+    with start(root, place) as process:
+        _, said = process.communicate(timeout=300)
+    return process.returncode, said.decode()
+
+
+def folders(root):
+    training = PARAMS.training()
+    return (
+        RunStore(root).folder("training", training_identity(training)),
+        RunStore(root).folder("evaluation", evaluation_identity(PARAMS.evaluation(), PARAMS.model, training)),
+    )
+
+
+def bits(root):
+    """Checksums of weights, log (with its temperatures) and samples, which are all that a finished run leaves."""
+    training, evaluation = folders(root)
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
+    files = manifests[0]["files"] | manifests[1]["files"]
+    assert {"model/model.safetensors", "metrics.csv", "samples.parquet"} <= files.keys()
+    for folder, manifest in zip((training, evaluation), manifests, strict=True):
+        assert all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
+        assert not (folder / "checkpoints").exists()
+    return files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happens to."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run(root)[0] == 0
+    temperatures = (folders(root)[0] / "metrics.csv").read_text()
+    assert len(temperatures.splitlines()) == 1 + SMALL["steps"]
+    return bits(root)
+
+
+def survive(root, kills):
+    """Kill a run again and again, each time at another place; then let it end."""
+    for place in kills:
+        status, said = run(root, place)
+        assert status == -signal.SIGKILL, f"{place}: not killed, but ended with {status}: {said[-1000:]}"
+    assert run(root)[0] == 0
+    return bits(root)
+
+
+def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_path):
+    kills = [("generation", 60), ("checkpoint, seal", 2), ("part of an evaluation", 2)]
+    assert survive(tmp_path, kills) == whole
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random(whole, tmp_path):
+    """Every place once, in the order of a run, and five more; calls drawn from a named generator.
+
+    A place that comes late in a run is reached only by a run that was not killed before, so each kill is one start.
+    """
+    random = np.random.default_rng(5)
+    kills = [(place, int(random.integers(1, 3))) for place in list(PLACES)[:11] for _ in range(2)][:16]
+    kills += [(place, 1) for place in list(PLACES)[11:]]
+    assert len(kills) == 20
+    assert survive(tmp_path, kills) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
+    process = start(tmp_path)
+    training, _ = folders(tmp_path)
+    step = wait_for_step(process, training, 3)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1].decode()
+    assert "Stopping after this step; what was done is kept." in said
+    stopped = int(re.search(r"Stopped after step (\d+) of 7", said)[1])
+    assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
+    assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
+    assert process.returncode != 0
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from tampo.config import Params
+from tampo.jobs import Job, run_jobs
+from tampo.runs import RunStore
+params = Params(**__import__("json").loads(sys.argv[2]))
+run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.training())], workers=1)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
+def test_workers_stop_when_their_parent_is_killed(whole, tmp_path):
+    """A notebook's kernel that dies leaves nobody training behind, and what was trained is found."""
+    words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
+    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    training, _ = folders(tmp_path)
+    wait_for_step(parent, training, 2)
+    worker = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()[0])
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        if not Path(f"/proc/{worker}").exists() or "zombie" in Path(f"/proc/{worker}/status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the worker is still there a minute later")
+    assert last_whole_checkpoint(training / "checkpoints") is not None
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "temperature_controller.json", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named_and_nothing_starts_anew(tmp_path, name):
+    assert run(tmp_path, ("meta-policy", 6))[0] == -signal.SIGKILL
+    training, _ = folders(tmp_path)
+    checkpoint = training / "checkpoints" / "checkpoint-4"
+    (checkpoint / name).write_bytes(b"damaged")
+    before = sorted(path.name for path in (training / "checkpoints").iterdir())
+    status, said = run(tmp_path)
+    assert status == 1
+    assert re.search(rf"DamagedCheckpoint: .*{name} is not what was written. Remove the folder", said)
+    assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
+
+
+def wait_for_step(process, training, step):
+    """Wait until the log of a training says `step`; returns what it says."""
+    while True:
+        assert process.poll() is None, "ended too early to test anything"
+        try:
+            seen = json.loads((training / PROGRESS).read_text())["step"]
+            if seen >= step:
+                return seen
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.002)
