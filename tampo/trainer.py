@@ -21,7 +21,7 @@ import torch
 import trl
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from tampo.controllers import CONTROLLERS, ControllerSettings, Observation, TemperatureController, make_controller
@@ -123,6 +123,10 @@ class TAMPOConfig(GRPOConfig):
         )
 
 
+class NonFiniteLoss(FloatingPointError):
+    """The loss is NaN or infinite; the message names the step, the prompts and the newest checkpoint."""
+
+
 class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
@@ -137,6 +141,8 @@ class TAMPOTrainer(GRPOTrainer):
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
+
+    `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
     """
 
     _tag_names = ["trl", "grpo", "tampo"]  # noqa: RUF012 (as in TRL)
@@ -160,6 +166,7 @@ class TAMPOTrainer(GRPOTrainer):
         self._scored_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
         )
+        self._examples: list[dict[str, Any]] = []  # of the latest generation batch
         self._record_next_pass = False
         self._recorded: Tensor  # (b, C, K), of the latest recorded pass
         self._unobserved = 0  # local rows of the current generation batch whose likelihoods are still to come
@@ -202,6 +209,7 @@ class TAMPOTrainer(GRPOTrainer):
             temperature = self.args.temperature
         self.set_temperature(temperature)
         self._record_next_pass = training and self._scored_at_generation
+        self._examples = inputs
         output = super()._generate_and_score_completions(inputs)
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
         if training:
@@ -217,9 +225,22 @@ class TAMPOTrainer(GRPOTrainer):
         observing = self._policy().training and self._unobserved > 0
         self._record_next_pass = observing
         loss = super()._compute_loss(model, inputs)
+        if self._policy().training and not torch.isfinite(loss):
+            raise NonFiniteLoss(self._describe_loss(loss.item()))
         if observing:
             self._observe(inputs)
         return loss
+
+    def _describe_loss(self, loss: float) -> str:
+        column = "problem_id" if "problem_id" in self._examples[0] else "prompt"
+        prompts = list(dict.fromkeys(str(example[column]) for example in self._examples))
+        shown = "; ".join(prompt[:80] for prompt in prompts[:8]) + ("; ..." if len(prompts) > 8 else "")
+        newest = get_last_checkpoint(self.args.output_dir) if os.path.isdir(str(self.args.output_dir)) else None
+        return (
+            f"The loss of step {self.state.global_step + 1} is {loss}, at temperature {self.temperature:g}. "
+            f"Prompts of the batch ({column}): {shown}. Newest checkpoint: {newest or 'none'}. "
+            "Go on from it with a lower learning_rate or max_grad_norm, or in another precision."
+        )
 
     def _get_per_token_logps_and_entropies(
         self,

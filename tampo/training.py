@@ -24,7 +24,7 @@ from tampo.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.sampling import sample_completions
 from tampo.suites import Suite, get_suite
 from tampo.tasks import Problem
-from tampo.trainer import TAMPOConfig, TAMPOTrainer
+from tampo.trainer import NonFiniteLoss, TAMPOConfig, TAMPOTrainer
 
 Progress = Callable[[dict[str, Any]], None]
 RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
@@ -299,6 +299,9 @@ class _CheckpointCallback(TrainerCallback):
             control.should_save = True  # which waits for the end of a generation batch (MetaPolicyCallback)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        spoilt = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
+        if spoilt:  # not sealed, so that nobody goes on from it
+            raise NonFiniteLoss(f"After step {state.global_step}, weights are not finite: {', '.join(spoilt[:3])}.")
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero:

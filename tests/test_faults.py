@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -25,15 +26,16 @@ SMALL |= {"controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_batch": 6}
 PARAMS = load_params("smoke", SMALL)
 
 
-def start(root, place=None):
+def start(root, place=None, **options):
     words = [sys.executable, "-m", "tests.killed_run", str(root), PARAMS.model_dump_json(), json.dumps(place)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=ROOT, env=environment, **streams, **options)
 
 
-def run(root, place=None):
+def run(root, place=None, **options):
     """Exit status and what was said."""
-    with start(root, place) as process:
+    with start(root, place, **options) as process:
         _, said = process.communicate(timeout=300)
     return process.returncode, said.decode()
 
@@ -154,6 +156,23 @@ def test_a_damaged_checkpoint_is_named_and_nothing_starts_anew(tmp_path, name):
     assert status == 1
     assert re.search(rf"DamagedCheckpoint: .*{name} is not what was written. Remove the folder", said)
     assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize("limit", [20_000, 1_000_000])
+def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
+    """Writes fail from a size on: the first log of the trainer's state, or the weights of a checkpoint."""
+
+    def few_bytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, said = run(tmp_path, preexec_fn=few_bytes)
+    assert status == 1
+    assert "File too large" in said
+    training, evaluation = folders(tmp_path)
+    assert not (training / "manifest.json").exists()
+    assert not evaluation.exists()
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
 
 
 def wait_for_step(process, training, step):

@@ -14,6 +14,7 @@ from tampo.likelihood import (
     virtual_log_likelihoods_from_hidden,
     virtual_log_probs,
 )
+from tampo.meta_policy import MetaPolicy
 
 TEMPERATURES = [0.6, 0.9, 1.0, 1.5]
 
@@ -104,6 +105,24 @@ def test_half_precision_is_finite_and_in_float32(dtype):
     assert ours.dtype == torch.float32
     assert ours.isfinite().all()
     torch.testing.assert_close(ours.double(), oracle(logits, tokens, mask, [0.05, 1.0, 10.0]), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_long_rollouts_are_finite_through_to_the_meta_policy(dtype):
+    """6,000 tokens, most of them unlikely, at extreme temperatures: sums far below what exp can hold."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(2, 6000, 40, generator=generator) * 20).to(dtype)
+    tokens = torch.randint(40, (2, 6000), generator=generator)
+    temperatures = [0.05, 1.0, 10.0]
+    ours = virtual_log_likelihoods(logits, tokens, torch.ones_like(tokens), temperatures)
+    torch.testing.assert_close(
+        ours.double(), oracle(logits, tokens, torch.ones_like(tokens), temperatures), rtol=1e-5, atol=0
+    )
+    assert ours.min() < -1e6
+    policy = MetaPolicy(temperatures)
+    policy.update(ours.numpy(), [1.0, -1.0], [6000, 6000])
+    assert np.isfinite(policy.probabilities).all()
+    assert policy.probabilities.sum() == pytest.approx(1)
 
 
 def test_forbidden_tokens_do_not_spoil_the_others():

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tampo.trainer import CONTROLLER_STATE_NAME, TAMPOConfig, TAMPOTrainer
+from tampo.trainer import CONTROLLER_STATE_NAME, NonFiniteLoss, TAMPOConfig, TAMPOTrainer
 from tests.conftest import digit_reward, sampling_p_value
 
 SETTINGS = {
@@ -299,3 +299,28 @@ def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
     args = GRPOConfig(output_dir=str(tmp_path), **SETTINGS)
     with pytest.raises(TypeError, match="TAMPOConfig"):
         TAMPOTrainer(str(tiny_model_path), digit_reward, args, prompts)
+
+
+class Poisoned(TAMPOTrainer):
+    """Its advantages are no numbers from the third step on."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.state.global_step >= 2:
+            output["advantages"] = output["advantages"] * float("nan")
+        return output
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_update(tiny_model_path, prompts, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path, Poisoned, **settings)
+    with pytest.raises(NonFiniteLoss, match=r"loss of step 3 is nan.*\(prompt\): \d\+\d=.*Newest checkpoint: .*-2\. "):
+        trainer.train()
+    assert all(weight.isfinite().all() for weight in trainer.model.parameters())
+
+
+def test_the_columns_problem_id_names_the_prompts(tiny_model_path, prompts, tmp_path):
+    numbered = prompts.add_column("problem_id", [f"sum-{i}" for i in range(len(prompts))])
+    trainer = make_trainer(tiny_model_path, numbered, tmp_path, Poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"\(problem_id\): sum-\d+; sum-\d+. Newest checkpoint: none"):
+        trainer.train()
