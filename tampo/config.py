@@ -200,6 +200,15 @@ def project_root() -> Path:
 
 
 def _params_path(source: str | Path) -> Path:
+    try:
+        return _find_params(source)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{str(source)[:100]!r} cannot be a parameter file: {error}") from error
+
+
+def _find_params(source: str | Path) -> Path:
     if str(source).endswith((".yaml", ".yml")):
         path = Path(source).expanduser()
         if not path.is_file() and not path.is_absolute():

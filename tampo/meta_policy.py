@@ -7,6 +7,7 @@ log-likelihoods and the advantages of the same rollouts. Log-likelihoods come fr
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -228,7 +229,10 @@ class MetaPolicy:
 
 def check_temperatures(name: str, temperatures: Sequence[float]) -> NDArray[np.float64]:
     """`temperatures` as an array of shape (K,), or a ValueError that names what is wrong with `name`."""
-    values = np.asarray(temperatures, dtype=np.float64)
+    try:
+        values = np.asarray(temperatures, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # words, a ragged list, an integer of 400 digits
+        values = np.empty(0)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name} must be a list of at least one temperature, got {temperatures!r}.")
     if not (np.isfinite(values).all() and (values > 0).all()):
@@ -240,7 +244,7 @@ def check_temperatures(name: str, temperatures: Sequence[float]) -> NDArray[np.f
 
 def check_fraction(name: str, value: float) -> float:
     """`value` if it lies in [0, 1], or a ValueError that names `name`."""
-    if not 0 <= value <= 1:  # False for NaN too
+    if not isinstance(value, Real) or not 0 <= value <= 1:  # False for NaN too
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")
     return float(value)
 

@@ -79,9 +79,10 @@ class TAMPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scoring_batch_size is not None and self.scoring_batch_size < 1:
-            raise ValueError(f"scoring_batch_size must be at least 1, got {self.scoring_batch_size}.")
-        if self.temperature_controller not in CONTROLLERS:
+        rows = self.scoring_batch_size
+        if rows is not None and (not isinstance(rows, int) or rows < 1):
+            raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")
+        if self.temperature_controller not in list(CONTROLLERS):  # a list compares what cannot be hashed, too
             raise ValueError(
                 f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."
             )
@@ -140,6 +141,7 @@ class TAMPOTrainer(GRPOTrainer):
 
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
+        ValueError: `train_dataset` has no rows.
         RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
 
     `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
@@ -154,6 +156,9 @@ class TAMPOTrainer(GRPOTrainer):
             raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(config).__name__}.")
         if config is None:
             bound.arguments["args"] = TAMPOConfig("tampo-output")
+        prompts = bound.arguments.get("train_dataset")
+        if prompts is not None and hasattr(prompts, "__len__") and not len(prompts):
+            raise ValueError("train_dataset has no rows: there is nothing to train on.")
         super().__init__(*bound.args[1:], **bound.kwargs)
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None

@@ -168,9 +168,13 @@ def test_examples_in_docstrings(module):
 FORBIDDEN = (
     r"(?<![\w.])eval\(",
     r"(?<![\w.])exec\(",
-    r"pickle\.load",
-    r"yaml\.load\(",
+    r"\b(import|from) (pickle|cloudpickle|dill|joblib|marshal|shelve)\b",
+    r"\btorch\.load\(",
+    r"\bread_pickle\(|allow_pickle\s*=\s*True",
+    r"yaml\.(load|full_load|unsafe_load)\(",
     r"trust_remote_code\s*=\s*True",
+    r"shell\s*=\s*True|os\.system\(|os\.popen\(",
+    r"weights_only\s*=\s*False",
 )
 
 
