@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from tampo.config import TrainingConfig
@@ -108,6 +108,7 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
         rollouts = sample_rollouts if case.fast else None
         config = TrainingConfig(**config.model_dump() | fair)
         trainer, _ = make_trainer(config, Path(folder), case.trainer, [laps], rollouts)
+        trainer.remove_callback(PrinterCallback)  # the log of a training is of no use here
         for part, owner, method in (
             ("generate", trainer, "_generate"),
             ("reward", trainer, "_calculate_rewards"),
