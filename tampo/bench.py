@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params, project_root
 from tampo.files import atomic_path, write_text
@@ -42,17 +43,19 @@ class Size:
     Attributes:
         steps: Steps of a training. Few, so that cases follow each other before the machine's mood changes.
         rounds: Trainings of each case.
-        few_rounds: Rounds of what is long, or steady: steps as large as the paper's, evaluations, parts.
+        long_rounds: Rounds of evaluations and of trainings with steps as large as the paper's.
+        part_rounds: Rounds of the LM head and of start-up.
         head: The LM head; by default the paper's.
-        paper_step: Changes that make a step as large as the paper's (section 4.1).
+        paper_step: Changes that make steps as large as the paper's (section 4.1), and their number.
     """
 
     steps: int = 5
     rounds: int = 16
-    few_rounds: int = 5
+    long_rounds: int = 4
+    part_rounds: int = 5
     head: HeadShape = field(default_factory=HeadShape)
     paper_step: dict[str, int] = field(
-        default_factory=lambda: {"prompts_per_step": 32, "num_generations": 8, "micro_batch": 256}
+        default_factory=lambda: {"prompts_per_step": 32, "num_generations": 8, "micro_batch": 256, "steps": 10}
     )
 
 
@@ -62,7 +65,7 @@ _START_GOALS = {
     "notebook, up to its first training": "< 10",
 }
 
-SIZES = {"smoke": Size(2, 1, 2, HeadShape(64, 2000, 64), {})}
+SIZES = {"smoke": Size(2, 1, 1, 2, HeadShape(64, 2000, 64), {})}
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,18 @@ def measurements(params: Params) -> dict[str, Measurement]:
     one process has not. Small models get one thread, as their runs do; an LM head of the paper's gets all cores.
     """
     size, cores = SIZES.get(params.scale, Size()), available_cores()
-    found, few = {}, {"rounds": size.few_rounds}
+    found = {}
     if params.model in RECIPES:
         short, evaluation = params.training(steps=2), params.evaluation()
         config = params.training(steps=min(size.steps, params.steps))
-        paper = TrainingConfig(**config.model_dump() | size.paper_step)
+        paper, rounds = TrainingConfig(**config.model_dump() | size.paper_step), {"rounds": size.long_rounds}
         found["steps"] = Measurement(
             training_identity(config) | {"rounds": size.rounds},
             1,
             partial(measure_steps, config, size.rounds, tuple(CASES)),
         )
         found["paper_steps"] = Measurement(
-            training_identity(paper) | few, 1, partial(measure_steps, paper, size.few_rounds, ("grpo", "fast"))
+            training_identity(paper) | rounds, 1, partial(measure_steps, paper, size.long_rounds, ("grpo", "fast"))
         )
         found["memory"] = Measurement(
             training_identity(short),
@@ -110,15 +113,15 @@ def measurements(params: Params) -> dict[str, Measurement]:
             lambda: pd.DataFrame([{"case": case, "megabytes": step_memory(short, case)} for case in ("grpo", "tampo")]),
         )
         found["evaluation"] = Measurement(
-            evaluation_identity(evaluation, params.model, None) | few,
+            evaluation_identity(evaluation, params.model, None) | rounds,
             1,
-            partial(measure_evaluation, evaluation, model_folder(params.model), size.few_rounds),
+            partial(measure_evaluation, evaluation, model_folder(params.model), size.long_rounds),
         )
-    shape = asdict(size.head)
-    found["head"] = Measurement(shape | few, cores, partial(measure_head, size.head, size.few_rounds))
+    shape, rounds = asdict(size.head), {"rounds": size.part_rounds}
+    found["head"] = Measurement(shape | rounds, cores, partial(measure_head, size.head, size.part_rounds))
     found["head_memory"] = Measurement(shape, cores, lambda: pd.DataFrame([head_memory(size.head)]))
-    found["likelihoods"] = Measurement(shape | few, cores, partial(measure_likelihoods, size.head, size.few_rounds))
-    found["starts"] = Measurement(few, 1, partial(measure_starts, size.few_rounds))
+    found["likelihoods"] = Measurement(shape | rounds, cores, partial(measure_likelihoods, size.head, size.part_rounds))
+    found["starts"] = Measurement(rounds, 1, partial(measure_starts, size.part_rounds))
     return found
 
 
@@ -146,6 +149,7 @@ def run_benchmarks(
         again: Measure anew what is there.
         say: Where lines of progress go.
     """
+    disable_progress_bar()  # of every model that is loaded
     store = RunStore.of(params)
     tables, manifests = {}, {}
     for name, measurement in measurements(params).items():
