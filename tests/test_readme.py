@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tampo.bench import format_summary
 from tampo.claims import brief_claims
 from tampo.tables import averages_to_markdown
 from tests.conftest import digit_reward
@@ -52,6 +53,15 @@ def committed(name):
 def test_numbers_are_those_of_the_results():
     assert brief_claims(committed("claims.csv")) in TEXT
     assert averages_to_markdown(committed("table1.csv")) in TEXT
+
+
+def test_costs_are_those_of_the_results():
+    rows = re.search(r"## What it costs.*?\n\n(\|.*?)\n\n", TEXT, re.DOTALL)[1].splitlines()
+    measured = format_summary(committed("overhead.csv").fillna({"unit": "", "goal": ""}))
+    known = {tuple(row) for row in measured.to_numpy().tolist()}
+    shown = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows[2:]]
+    assert len(shown) >= 5
+    assert set(shown) <= known
 
 
 def test_commands_are_in_the_makefile_and_links_lead_somewhere():
