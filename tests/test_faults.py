@@ -26,8 +26,8 @@ SMALL |= {"controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_batch": 6}
 PARAMS = load_params("smoke", SMALL)
 
 
-def start(root, place=None, **options):
-    words = [sys.executable, "-m", "tests.killed_run", str(root), PARAMS.model_dump_json(), json.dumps(place)]
+def start(root, place=None, params=PARAMS, **options):
+    words = [sys.executable, "-m", "tests.killed_run", str(root), params.model_dump_json(), json.dumps(place)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, cwd=ROOT, env=environment, **streams, **options)
@@ -40,17 +40,17 @@ def run(root, place=None, **options):
     return process.returncode, said.decode()
 
 
-def folders(root):
-    training = PARAMS.training()
+def folders(root, params=PARAMS):
+    training = params.training()
     return (
         RunStore(root).folder("training", training_identity(training)),
-        RunStore(root).folder("evaluation", evaluation_identity(PARAMS.evaluation(), PARAMS.model, training)),
+        RunStore(root).folder("evaluation", evaluation_identity(params.evaluation(), params.model, training)),
     )
 
 
-def bits(root):
+def bits(root, params=PARAMS):
     """Checksums of weights, log (with its temperatures) and samples, which are all that a finished run leaves."""
-    training, evaluation = folders(root)
+    training, evaluation = folders(root, params)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
     files = manifests[0]["files"] | manifests[1]["files"]
     assert {"model/model.safetensors", "metrics.csv", "samples.parquet"} <= files.keys()
@@ -70,13 +70,13 @@ def whole(tmp_path_factory):
     return bits(root)
 
 
-def survive(root, kills):
+def survive(root, kills, params=PARAMS):
     """Kill a run again and again, each time at another place; then let it end."""
     for place in kills:
-        status, said = run(root, place)
+        status, said = run(root, place, params=params)
         assert status == -signal.SIGKILL, f"{place}: not killed, but ended with {status}: {said[-1000:]}"
-    assert run(root)[0] == 0
-    return bits(root)
+    assert run(root, params=params)[0] == 0
+    return bits(root, params)
 
 
 def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_path):
@@ -85,16 +85,18 @@ def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_at_random(whole, tmp_path):
-    """Every place once, in the order of a run, and five more; calls drawn from a named generator.
-
-    A place that comes late in a run is reached only by a run that was not killed before, so each kill is one start.
-    """
-    random = np.random.default_rng(5)
-    kills = [(place, int(random.integers(1, 3))) for place in list(PLACES)[:11] for _ in range(2)][:16]
-    kills += [(place, 1) for place in list(PLACES)[11:]]
+def test_killed_twenty_times_at_random(tmp_path):
+    """At all places, in an order and at calls that a named generator draws; those after the training come last."""
+    params = load_params("smoke", SMALL | {"steps": 40})
+    random = np.random.default_rng(10)
+    places = list(PLACES)
+    during, after = places[1 : places.index("metrics")], places[places.index("metrics") :]
+    kills = [(place, int(random.integers(1, 4))) for place in random.permutation(during * 2)[:15].tolist()]
+    kills = [(places[0], 1), *kills, *((place, 1) for place in after)]
     assert len(kills) == 20
-    assert survive(tmp_path, kills) == whole
+    assert {place for place, _ in kills} == {*places}
+    assert run(tmp_path / "whole", params=params)[0] == 0
+    assert survive(tmp_path / "killed", kills, params) == bits(tmp_path / "whole", params)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
