@@ -21,7 +21,7 @@ from tampo.runs import RunStore
 PLACES = {
     "start of training": ("tampo.training", "make_trainer"),
     "generation": ("tampo.sampling", "draw_tokens"),
-    "reward": ("tampo.rewards", "get_suite"),
+    "reward": ("tampo.rewards", "completion_text"),
     "forward": ("tampo.scoring", "_widen"),
     "likelihoods": ("tampo.fused_head", "LogitRecorder.log_probs"),
     "meta-policy": ("tampo.controllers", "TAMPO.update"),
