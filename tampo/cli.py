@@ -1,6 +1,7 @@
 """The `tampo` command."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 2 for what the user has to mend, 130 after Ctrl-C or SIGTERM."""
+    """Run the command; returns the exit status: 2 for what the user has to mend, 1 for a disk that is
+    full or read-only, 130 after Ctrl-C or SIGTERM."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
 
@@ -66,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, DamagedCheckpoint) as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        print(f"tampo: {error}. What was kept is whole; the same command goes on once it can write.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(f"tampo: {interrupt or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr)
         return 130

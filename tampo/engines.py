@@ -28,9 +28,15 @@ def derive_seed(seed: int, part: int | str) -> int:
 
 
 class Engine(Protocol):
-    """Samples from one model. Prompts are whole texts: no special token is added to them."""
+    """Samples from one model. Prompts are whole texts: no special token is added to them.
+
+    Attributes:
+        tokenizer: The model's.
+        seeded_by: What has random numbers of its own, whatever it is sampled with: "sample" or "prompt".
+    """
 
     tokenizer: Any
+    seeded_by: str
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
@@ -49,6 +55,8 @@ class TransformersEngine:
         batch: Completions generated at a time.
         device: Where to run; by default a GPU where there is one.
     """
+
+    seeded_by = "sample"
 
     def __init__(self, model: str, batch: int = 512, device: str | None = None) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -171,7 +171,11 @@ class RunStore:
             )
             with atomic_path(folder / "samples.parquet") as temporary:
                 samples.to_parquet(temporary, compression="zstd")
-            return {"tokens": int(samples["tokens"].sum()), "data": [b.source for b in benchmarks.values()]}
+            return {
+                "tokens": int(samples["tokens"].sum()),
+                "data": [b.source for b in benchmarks.values()],
+                "seeded_by": engine.seeded_by,
+            }
 
         return self.make("evaluation", evaluation_identity(config, model, training), build)
 

@@ -32,6 +32,8 @@ class VLLMEngine:
         ImportError: vLLM is not installed, or cannot be loaded.
     """
 
+    seeded_by = "prompt"  # its samples share a request
+
     def __init__(self, model: str, batch: int = 512, **options: Any) -> None:
         try:
             from vllm import LLM, SamplingParams
@@ -100,6 +102,8 @@ class VLLMServerEngine:
 
     `generate` raises ConnectionError when the server is gone and RuntimeError when it refuses a request.
     """
+
+    seeded_by = "prompt"  # its samples share a request
 
     def __init__(self, model: str, batch: int = 512, server: str = DEFAULT_SERVER, timeout: float = 600.0) -> None:
         self._server, self._batch = server.rstrip("/"), batch

@@ -1,6 +1,8 @@
 """The store: made once, found again, safe between processes, never fooled by half-written or foreign files."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tampo.cli import main
 from tampo.config import load_params
+from tampo.interrupts import Interrupted
 from tampo.runs import MANIFEST, RunStore, evaluation_identity, training_identity
 
 IDENTITY = {"alpha": 0.05, "seed": 0}
@@ -43,6 +47,42 @@ def test_another_identity_is_another_record(tmp_path):
     names = {store.make("toy", IDENTITY | {"seed": seed}, builder(calls)).name for seed in range(3)}
     names |= {store.make("other", IDENTITY, builder(calls)).name}
     assert len(names) == len(calls) == 4
+
+
+@pytest.mark.parametrize(("call", "number"), [("os.replace", errno.ENOSPC), ("tempfile.mkstemp", errno.EROFS)])
+def test_a_disk_that_is_full_or_read_only_costs_nothing(tmp_path, monkeypatch, call, number):
+    """The record of before stays whole, the new one is not there, and is made when the disk is mended."""
+    store, calls = RunStore(tmp_path), []
+    before = store.make("toy", IDENTITY, builder(calls))
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match=os.strerror(number)):
+        broken.setattr(f"tampo.files.{call}", fail)
+        store.make("toy", IDENTITY | {"seed": 1}, builder(calls))
+    assert store.load("toy", IDENTITY) == before
+    assert store.load("toy", IDENTITY | {"seed": 1}) is None
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "no temporary file is left"
+    assert store.make("toy", IDENTITY | {"seed": 1}, builder(calls)).manifest["note"] == "hello"
+
+
+def test_the_command_line_says_what_to_do_about_a_full_disk(monkeypatch, capsys):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/mini/runs/x")
+
+    monkeypatch.setattr(RunStore, "train", fail)
+    assert main(["train", "smoke"]) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device: 'results/mini/runs/x'" in said
+    assert "the same command goes on once it can write" in said
+
+    def interrupt(*args):
+        raise Interrupted("Stopped after step 3 of 7. The same command goes on from there.")
+
+    monkeypatch.setattr(RunStore, "train", interrupt)
+    assert main(["train", "smoke"]) == 130
+    assert "Stopped after step 3 of 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed", "manifest truncated", "manifest foreign"])

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tampo.bench import format_summary
 from tampo.config import load_params
 from tampo.experiments import Method, Result, summarise, table_caption
 from tampo.published import BENCHMARKS
-from tampo.tables import averages_to_markdown, layout, ranks, to_latex, to_markdown, write_table
+from tampo.tables import averages_to_markdown, layout, ranks, to_html, to_latex, to_markdown, write_table
 
 METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))
 
@@ -75,6 +76,19 @@ def test_best_is_bold_second_underlined_and_text_escaped():
     assert r"\underline{" in latex.loc["Base model", ("Average", "avg@8")]
     assert page.loc["TAMPO&nbsp;&amp;&nbsp;co_", ("chain sum", "Pass@1")].endswith("</small>")
     assert ("chain sum", "avg@8") not in page.columns
+
+
+def test_html_of_a_name_stays_text():
+    """What a notebook shows as HTML: names of methods, benchmarks and captions may come from anywhere."""
+    hostile = "<script>alert(1)</script>"
+    methods = (METHODS[0], Method("evil", hostile, {"alpha": 0.1}))
+    page = to_html(summarise(make_result([hostile, "gcd"], methods), methods), caption=hostile)
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") >= 3
+    measured = pd.DataFrame(
+        {"measured": [hostile], "value": [1.0], "low": [0.5], "high": [2.0], "unit": "", "goal": ""}
+    )
+    assert "<script>" not in format_summary(measured).to_html(index=False, border=0)
 
 
 def test_nobody_is_best_where_all_are_equal():
