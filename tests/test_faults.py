@@ -127,15 +127,16 @@ run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
-def test_workers_stop_when_their_parent_is_killed(whole, tmp_path):
-    """A notebook's kernel that dies leaves nobody training behind, and what was trained is found."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_stop_with_their_parent(whole, tmp_path, number):
+    """A notebook's kernel that is interrupted, or dies, leaves nobody training behind; what was trained is found."""
     words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
     parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     training, _ = folders(tmp_path)
     wait_for_step(parent, training, 2)
     worker = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()[0])
-    parent.kill()
-    parent.wait()
+    parent.send_signal(number)
+    assert parent.wait(timeout=60) != 0
     for _ in range(600):
         if not Path(f"/proc/{worker}").exists() or "zombie" in Path(f"/proc/{worker}/status").read_text():
             break
