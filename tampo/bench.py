@@ -5,6 +5,7 @@ and mean something only where nothing else was running on it; ratios are of time
 """
 
 import argparse
+import platform
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,6 @@ from tampo.overhead_parts import (
 from tampo.provenance import write_manifest
 from tampo.runs import RunStore, evaluation_identity, training_identity
 from tampo.stats import Estimate
-from tampo.stopwatch import machine
 from tampo.training import model_folder
 
 
@@ -170,6 +170,22 @@ def _keep(measurement: Measurement, folder: Path) -> dict[str, Any]:
     with atomic_path(folder / "table.csv") as temporary:
         table.to_csv(temporary, index=False)
     return {"machine": machine()}
+
+
+def machine() -> str:
+    """The processors in words: model, cores of this process, and the GPU where there is one."""
+    words = f"{_processor()}, {available_cores()} cores"
+    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def step_time(params: Params) -> tuple[Estimate, Benchmarks] | None:

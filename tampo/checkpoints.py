@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tampo.files import sha256, write_json
+from tampo.files import checksums, sha256, write_json
 
 SEAL = "files.json"
 
@@ -14,8 +14,8 @@ class DamagedCheckpoint(ValueError):
 
 def seal_checkpoint(folder: Path) -> None:
     """Mark a checkpoint as whole. Call it when all processes have written their files."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
-    write_json(folder / SEAL, {path.relative_to(folder).as_posix(): sha256(path) for path in files})
+    (folder / SEAL).unlink(missing_ok=True)  # it does not list itself
+    write_json(folder / SEAL, checksums(folder))
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

@@ -44,9 +44,8 @@ def _fold_kernel(  # type: ignore[no-untyped-def]
         z = tl.load(logits_ptr + token * row_stride + column, mask=inside, other=0.0).to(tl.float32) * logit_scale
         if HAS_SOFTCAP:
             z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)  # tanh
-        chosen += tl.sum(
-            tl.where(inside & (column == place), z - chosen, 0.0), axis=0
-        )  # the token's own logit, where it is here
+        own = inside & (column == place)  # the token itself, in one block of one tile
+        chosen += tl.sum(tl.where(own, z - chosen, 0.0), axis=0)
         z = tl.where(inside, z, -float("inf"))
         higher = tl.maximum(maximum, tl.max(z, axis=0))
         powers = tl.exp2((z - higher)[None, :] * rates[:, None])  # (PADDED_K, BLOCK)

@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock
 
 from tampo.config import EvaluationConfig, Params, TrainingConfig, project_root
-from tampo.files import atomic_path, sha256, write_json
+from tampo.files import atomic_path, checksums, sha256, write_json
 from tampo.provenance import provenance
 
 MANIFEST = "manifest.json"
@@ -113,11 +113,10 @@ class RunStore:
             extra = build(folder)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             (folder / PROGRESS).unlink(missing_ok=True)
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
             manifest = {
                 "kind": kind,
                 "identity": identity,
-                "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+                "files": checksums(folder),
                 "seconds": round(time.time() - start, 1),
                 **provenance(),
                 **extra,

@@ -1,12 +1,9 @@
-"""Where time goes: seconds in named parts of a program, and what machine they were measured on."""
+"""Where time goes: seconds in named parts of a program."""
 
 import functools
-import os
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,20 +52,3 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def machine() -> str:
-    """The processors in words: model, cores of this process, and the GPU where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    words = f"{_processor()}, {cores} cores"
-    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -11,6 +11,7 @@ from tampo import bench as module
 from tampo.bench import SIZES, Benchmarks, format_summary, measurements, run_benchmarks, step_time, summarise
 from tampo.config import load_params
 from tampo.engines import TransformersEngine
+from tampo.fused_head import tapped_logits
 from tampo.likelihood import virtual_log_likelihoods
 from tampo.overhead_figure import overhead_figure, step_parts
 from tampo.overhead_parts import (
@@ -36,16 +37,10 @@ def test_both_ways_to_likelihoods_are_the_same_work():
     expected = _loop(logits, head.tokens, temperatures)
     torch.testing.assert_close(_running_sums(logits, head.tokens, temperatures), expected, rtol=1e-5, atol=1e-5)
     recorder = head.recorder()
-    with module_tap(recorder):
+    with tapped_logits(recorder):
         head.score()
     whole = virtual_log_likelihoods(logits[None], head.tokens[None], head.mask[:, 1:], recorder._temperatures)
     torch.testing.assert_close(recorder.log_probs().sum(dim=1), whole, rtol=1e-4, atol=1e-3)
-
-
-def module_tap(recorder):
-    from tampo.fused_head import tapped_logits
-
-    return tapped_logits(recorder)
 
 
 def test_parts_are_measured_in_rounds():
@@ -144,7 +139,11 @@ def test_a_scale_without_trainings_has_the_rest():
     assert len(overhead_figure(tables).axes) == 2
 
 
-def test_the_figure_shows_every_part(monkeypatch):
+def test_the_machine_has_a_name():
+    assert "cores" in module.machine()
+
+
+def test_the_figure_shows_every_part():
     tables = known_tables()
     parts = tables["steps"]
     rest = parts[parts["part"] == "whole"]
