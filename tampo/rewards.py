@@ -19,7 +19,8 @@ def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction
     """1 for a completion whose answer is right, 0 for a wrong, missing or late one.
 
     A gold answer that cannot be parsed gives None, never a reward: TRL leaves such completions out of the group's
-    baseline. The shares of unparseable, late and gold_unparseable verdicts are logged as accuracy/<status>.
+    baseline. The shares of unparseable, late and gold_unparseable verdicts are logged as accuracy/<status>, and each
+    rollout's problem and verdict go to TRL's table of completions.
 
     Args:
         suite: Who judges.
@@ -34,6 +35,7 @@ def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction
         completions: Sequence[Any],
         problem_id: Sequence[str],
         log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[str]], None] | None = None,
         **columns: object,
     ) -> list[float | None]:
         verdicts = suite.judge([by_id[name] for name in problem_id], [completion_text(c) for c in completions])
@@ -41,6 +43,9 @@ def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction
             counts = Counter(verdict.status for verdict in verdicts)
             for status in ("unparseable", "timeout", "gold_unparseable"):
                 log_metric(f"accuracy/{status}", counts[status] / len(verdicts))
+        if log_extra is not None:
+            log_extra("problem_id", list(problem_id))
+            log_extra("verdict", [verdict.status for verdict in verdicts])
         return [None if v.status == "gold_unparseable" else float(v.correct) for v in verdicts]
 
     return accuracy

@@ -28,6 +28,7 @@ from tampo.provenance import provenance
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+LIVE_LOG = "log.jsonl"  # of a training that is under way; a step that was taken again is there twice
 
 # Raised when the code changes what a config produces, so that records of older code are not taken for new ones.
 RECORD_VERSION = 2
@@ -47,6 +48,16 @@ class Record:
     def metrics(self) -> pd.DataFrame:
         """TRL's log of a training, one row a step (without wall times)."""
         return pd.read_csv(self.folder / "metrics.csv")
+
+    def rollouts(self, step: int) -> pd.DataFrame:
+        """The rollouts of one step of a training (from 1): TRL's table of completions, with the columns of tampo.
+
+        Among others prompt, completion, accuracy, verdict, advantage, temperature, log_likelihoods (K numbers, Eq. 8).
+
+        Raises:
+            FileNotFoundError: The training was made by a version that did not keep rollouts.
+        """
+        return pd.read_parquet(self.folder / "rollouts.parquet", filters=[("step", "==", step)])
 
     def samples(self) -> pd.DataFrame:
         """The judged samples of an evaluation, one row a sample (`tampo.evaluate.evaluate`)."""
@@ -112,7 +123,8 @@ class RunStore:
             start = time.time()
             extra = build(folder)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            (folder / PROGRESS).unlink(missing_ok=True)
+            for name in (PROGRESS, LIVE_LOG):
+                (folder / name).unlink(missing_ok=True)
             manifest = {
                 "kind": kind,
                 "identity": identity,
@@ -125,7 +137,7 @@ class RunStore:
         return Record(folder, manifest)
 
     def train(self, config: TrainingConfig) -> Record:
-        """The record of a training: model/, metrics.csv, and step times in the manifest.
+        """The record of a training: model/, metrics.csv, rollouts.parquet, and step times in the manifest.
 
         Under torchrun or accelerate, called by every process: the first makes the record, the others train along.
         """
@@ -140,7 +152,12 @@ class RunStore:
             return finished or Record(self.folder("training", identity), {})
 
         def build(folder: Path) -> dict[str, Any]:
-            rows, source = train(config, folder, lambda row: write_json(folder / PROGRESS, _brief(row)))
+            def note(row: dict[str, Any]) -> None:
+                write_json(folder / PROGRESS, _brief(row))
+                with open(folder / LIVE_LOG, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+
+            rows, source = train(config, folder, note)
             log = pd.DataFrame(rows)
             with atomic_path(folder / "metrics.csv") as temporary:
                 kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order

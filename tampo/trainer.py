@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch
 import trl
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -132,7 +133,9 @@ class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
-    trains as `GRPOTrainer` does, to the last bit, and logs the same quantities about temperatures.
+    trains as `GRPOTrainer` does, to the last bit, and logs the same quantities about temperatures. With
+    `log_completions`, TRL's table of completions has two more columns: the temperature a completion was sampled at,
+    and its K log-likelihoods (Eq. 8).
 
     Attributes:
         controller: The rule in use; made anew by every `train()`, None before the first.
@@ -175,7 +178,8 @@ class TAMPOTrainer(GRPOTrainer):
         self._record_next_pass = False
         self._recorded: Tensor  # (b, C, K), of the latest recorded pass
         self._unobserved = 0  # local rows of the current generation batch whose likelihoods are still to come
-        self._observed: list[Tensor] = []  # (b, K + 2) each: log-likelihoods, advantage, length
+        # (b, K + 2) and (b,) each: log-likelihoods, advantage, length; and the row in the order of generation
+        self._observed: list[tuple[Tensor, Tensor]] = []
         self.add_callback(MetaPolicyCallback(self))
 
     @property
@@ -216,11 +220,15 @@ class TAMPOTrainer(GRPOTrainer):
         self._record_next_pass = training and self._scored_at_generation
         self._examples = inputs
         output = super()._generate_and_score_completions(inputs)
+        rows = len(output["advantages"])
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
+        # The likelihoods come later, when TRL has shuffled the rows; its table of completions has them in this order.
+        output["rollout"] = torch.arange(rows, device=self.accelerator.device) + rows * self.accelerator.process_index
+        self._log_rollouts(temperature=[temperature] * rows, log_likelihoods=[None] * rows)
         if training:
             if self._scored_at_generation != ("old_per_token_logps" in output):
                 raise RuntimeError(f"TRL {trl.__version__} scores rollouts at another point than tampo expects.")
-            self._unobserved, self._observed = len(output["advantages"]), []
+            self._unobserved, self._observed = rows, []
             if self._scored_at_generation:
                 self._observe(output)
         return output
@@ -286,10 +294,12 @@ class TAMPOTrainer(GRPOTrainer):
         log_likelihoods = (self._recorded * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
         advantages, lengths = inputs["advantages"], mask.sum(dim=1)  # (b,), (b,)
         rows = torch.cat([log_likelihoods, advantages[:, None], lengths[:, None]], dim=1)
-        self._observed.append(rows)
+        self._observed.append((rows, inputs["rollout"]))
         self._unobserved -= len(rows)
         if self._unobserved == 0:
-            batch = self.accelerator.gather(torch.cat(self._observed)).double().cpu().numpy()  # (N, K + 2)
+            observed = torch.cat([rows for rows, _ in self._observed])
+            order = torch.cat([rollout for _, rollout in self._observed]).argsort()
+            batch = self.accelerator.gather(observed).double().cpu().numpy()  # (N, K + 2)
             self.observation = Observation(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
                 log_likelihoods=batch[:, :-2],
@@ -297,6 +307,14 @@ class TAMPOTrainer(GRPOTrainer):
                 lengths=batch[:, -1],
             )
             self.controller.update(self.observation)
+            self._log_rollouts(log_likelihoods=observed[order, :-2].tolist())
+
+    def _log_rollouts(self, **columns: list[Any]) -> None:
+        """Put values, one a local row of the latest generation batch, into TRL's table of completions."""
+        table: Any = self._logs["extra"]  # each column a deque as long as a generation batch: the newest stay
+        if self.log_completions:
+            for name, values in columns.items():
+                table[name].extend(gather_object(values))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow
 import torch
 from datasets import Dataset
+from pyarrow import parquet
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -15,7 +17,7 @@ from trl.models import unwrap_model_for_generation
 from tampo.checkpoints import last_whole_checkpoint, seal_checkpoint
 from tampo.config import ConfigError, TrainingConfig
 from tampo.data import Loaded
-from tampo.files import sha256
+from tampo.files import atomic_path, sha256
 from tampo.interrupts import Interrupted, StopRequest, stop_on_signals
 from tampo.mini_model import RECIPES, mini_model_path
 from tampo.overlaps import drop_overlaps, overlaps
@@ -192,6 +194,8 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         save_steps=CHECKPOINT_STEPS,
         save_total_limit=2,  # the older one is whole while the newer one is being written
         report_to=[],
+        log_completions=True,
+        num_completions_to_print=0,
         disable_tqdm=True,
     )
 
@@ -209,7 +213,7 @@ def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
 def train(
     config: TrainingConfig, folder: Path, progress: Progress = lambda row: None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train and leave the model in `folder`/model.
+    """Train and leave the model in `folder`/model, and every rollout in `folder`/rollouts.parquet.
 
     Checkpoints go to `folder`/checkpoints; where that holds a whole one, the run goes on from it and ends in the
     same weights and log as if it had not been interrupted.
@@ -235,8 +239,18 @@ def train(
         if step < config.steps:
             raise Interrupted(f"Stopped after step {step} of {config.steps}. The same command goes on from there.")
         trainer.save_model(str(folder / "model"))
+        if trainer.is_world_process_zero():
+            _keep_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
     (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
     return [row for row in trainer.state.log_history if "loss" in row], source
+
+
+def _keep_rollouts(folder: Path, target: Path) -> None:
+    """One file of TRL's tables of completions, one a step; a step that was taken again has replaced its table."""
+    tables = [parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    with atomic_path(target) as temporary:
+        # A column that is empty in one step has no type there.
+        parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), temporary, compression="zstd")
 
 
 def make_trainer(
