@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from tampo.likelihood import sparsemax, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
     from tampo.meta_policy import MetaPolicy
     from tampo.stats import pass_at_k
-    from tampo.trainer import MetaPolicyCallback, TAMPOConfig, TAMPOTrainer
+    from tampo.trainer import MetaPolicyCallback, TAMPOTrainer
+    from tampo.trainer_config import TAMPOConfig
 
 __version__ = "0.1.0"
 
 _HOME = {
     "MetaPolicy": "meta_policy",
     "MetaPolicyCallback": "trainer",
-    "TAMPOConfig": "trainer",
+    "TAMPOConfig": "trainer_config",
     "TAMPOTrainer": "trainer",
     "pass_at_k": "stats",
     "sparsemax": "likelihood",

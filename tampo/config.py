@@ -12,22 +12,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tampo.controllers import ControllerName
+from tampo.controllers import CONTROLLERS
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
 
 SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
-
-# What each controller reads. The other parameters of this list do not change its training.
-_CONTROLLER_PARAMETERS: dict[str, frozenset[str]] = {
-    "fixed": frozenset({"temperature"}),
-    "linear": frozenset({"temperature_start", "temperature_end"}),
-    "tampo": frozenset({"alpha", "p", "likelihood", "meta_warmup_ratio", "meta_warmup_temperature"}),
-}
-_ALL_CONTROLLER_PARAMETERS = frozenset().union(*_CONTROLLER_PARAMETERS.values())
-
 
 # Where things are; files are known by their content.
 _PLACES = frozenset({"data_dir", "vllm_server"})
@@ -40,7 +31,7 @@ class ConfigError(ValueError):
 class _Flat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    @field_validator("temperatures", "benchmarks", "seeds", mode="before", check_fields=False)
+    @field_validator("temperatures", "temperature_stages", "benchmarks", "seeds", mode="before", check_fields=False)
     @classmethod
     def _list(cls, value: Any) -> Any:
         """Lists as `papermill -p` can write them: `-p seeds 0`, `-p seeds 0,1,2`."""
@@ -85,17 +76,40 @@ class TrainingConfig(_DataConfig):
     gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
     rollout_engine: RolloutEngine = Field("transformers", description="Who samples rollouts.")
     engine_memory: float = Field(0.3, gt=0, le=1, description="Share of the GPU's memory for a colocated vLLM.")
-    controller: ControllerName = Field("tampo", description="Rule that sets the sampling temperature.")
+    controller: str = Field("tampo", description=f"Rule that sets the sampling temperature: {', '.join(CONTROLLERS)}.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the fixed controller.")
-    temperature_start: float = Field(0.9, gt=0, description="First temperature of the linear controller.")
-    temperature_end: float = Field(1.5, gt=0, description="Last temperature of the linear controller.")
+    temperature_start: float = Field(0.9, gt=0, description="First temperature of linear and cosine.")
+    temperature_end: float = Field(1.5, gt=0, description="Last temperature of linear and cosine.")
+    temperature_stages: tuple[float, ...] = Field(
+        (0.9, 1.2, 1.5), min_length=1, description="Temperatures of staged, each for an equal share of the steps."
+    )
     temperatures: tuple[float, ...] = Field(DEFAULT_TEMPERATURES, description="Candidates T_1 ... T_K (section 4.1).")
     alpha: float = Field(0.05, ge=0, le=1, description="Weight of the newest batch in the average of Eq. 11.")
     p: float = Field(0.7, ge=0, le=1, description="Nucleus mass of the meta-policy (section 4.3); 0 is greedy.")
     likelihood: Likelihood = Field("sum", description="Log-likelihoods by sum (Eq. 8) or mean (Eq. 6) over tokens.")
+    target_entropy: float = Field(
+        0.3, ge=0, description="Entropy that entropy-target holds, in nats a token; 0: that of the warm-up."
+    )
+    entropy_gain: float = Field(0.5, gt=0, description="How strongly entropy-target corrects log T, per nat.")
+    exp3_exploration: float = Field(0.3, ge=0, le=1, description="Share of uniform draws of exp3 (gamma).")
+    ucb_exploration: float = Field(0.3, ge=0, description="Weight of the confidence bound of ucb (UCB1: 1).")
     meta_warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps at the warm-up temperature.")
     meta_warmup_temperature: float = Field(1.0, gt=0, description="Sampling temperature of the warm-up.")
     seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
+
+    @field_validator("controller")
+    @classmethod
+    def _known_controller(cls, value: str) -> str:
+        if value not in CONTROLLERS:
+            raise ValueError(f"must be one of {', '.join(CONTROLLERS)}")
+        return value
+
+    @field_validator("temperature_stages")
+    @classmethod
+    def _positive_stages(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for stage in value:
+            check_temperatures("temperature_stages", [stage])
+        return value
 
     @field_validator("temperatures")
     @classmethod
@@ -114,7 +128,8 @@ class TrainingConfig(_DataConfig):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this training: all values but those that only other controllers read."""
-        idle = _ALL_CONTROLLER_PARAMETERS - _CONTROLLER_PARAMETERS[self.controller]
+        any_rule = frozenset().union(*(rule.parameters for rule in CONTROLLERS.values()))
+        idle = any_rule - CONTROLLERS[self.controller].parameters
         return self.model_dump(mode="json", exclude={*idle, *_PLACES})
 
 

@@ -58,6 +58,17 @@ LIKELIHOODS = (
     Method("tampo", "TAMPO (sum, Eq. 8)", {"controller": "tampo", "likelihood": "sum"}),
     Method("mean", "TAMPO (mean, Eq. 6)", {"controller": "tampo", "likelihood": "mean"}),
 )
+# Every rule that `tampo.controllers` knows; the first five rows are Table 1's runs.
+RULES = (
+    *TABLE1,
+    Method("cosine", "Cosine (0.9 → 1.5)", {"controller": "cosine", "temperature_start": 0.9, "temperature_end": 1.5}),
+    Method("staged", "Staged (0.9, 1.2, 1.5)", {"controller": "staged", "temperature_stages": (0.9, 1.2, 1.5)}),
+    Method("entropy-0.3", "EntropyTarget (0.3)", {"controller": "entropy-target", "target_entropy": 0.3}),
+    Method("entropy-first", "EntropyTarget (first)", {"controller": "entropy-target", "target_entropy": 0.0}),
+    Method("e3", "E3", {"controller": "e3"}),
+    Method("exp3", "EXP3", {"controller": "exp3"}),
+    Method("ucb", "UCB", {"controller": "ucb"}),
+)
 ABLATION_SEEDS = 3  # the first of the seeds; Table 1 and what is drawn of its runs use all
 EVALUATION_TEMPERATURES = (0.6, 1.4)  # beside the paper's 1.0
 

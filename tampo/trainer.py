@@ -11,11 +11,11 @@ further forward pass, and no further product with the LM head.
 
 import inspect
 import json
+import math
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import trl
@@ -23,106 +23,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from tampo.controllers import CONTROLLERS, ControllerSettings, Observation, TemperatureController, make_controller
+from tampo.control import Observation, TemperatureController
+from tampo.controllers import make_controller
 from tampo.files import write_json
 from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, tapped_logits
-from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperatures
+from tampo.meta_policy import check_temperatures
 from tampo.scoring import score_by_length
+from tampo.trainer_config import TAMPOConfig
 
 CONTROLLER_STATE_NAME = "temperature_controller.json"
-
-
-@dataclass
-class TAMPOConfig(GRPOConfig):
-    """`GRPOConfig` and the parameters of the temperature's controller.
-
-    `temperature`, GRPO's own, is what the "fixed" controller samples at, and the temperature of evaluations during
-    training under every controller. A parameter out of its range raises a ValueError that names it.
-    """
-
-    temperature_controller: str = field(
-        default="tampo",
-        metadata={
-            "help": f"Rule that sets the sampling temperature of each generation batch: {', '.join(CONTROLLERS)}."
-        },
-    )
-    temperature_candidates: list[float] = field(
-        default_factory=lambda: list(DEFAULT_TEMPERATURES),
-        metadata={"help": "Candidate (and virtual) temperatures T_1 ... T_K of the meta-policy; section 4.1."},
-    )
-    temperature_start: float = field(default=0.9, metadata={"help": "First temperature of the linear controller."})
-    temperature_end: float = field(default=1.5, metadata={"help": "Last temperature of the linear controller."})
-    meta_alpha: float = field(
-        default=0.05, metadata={"help": "Weight of the newest batch in the moving average of Eq. 11, in [0, 1]."}
-    )
-    meta_top_p: float = field(
-        default=0.7, metadata={"help": "Nucleus mass for drawing temperatures, in [0, 1]; 0 is greedy. Section 4.3."}
-    )
-    meta_warmup_ratio: float = field(
-        default=0.1,
-        metadata={"help": "Share of the run that samples at meta_warmup_temperature while the meta-policy learns."},
-    )
-    meta_warmup_temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the warm-up."})
-    meta_likelihood: str = field(
-        default="sum",
-        metadata={"help": "Compare log-likelihoods by their 'sum' (Eq. 8) or 'mean' (Eq. 6) over tokens."},
-    )
-
-    scoring_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Rows scored at a time in loss and reference, those of like length together, so that little is "
-            "padding. By default a whole micro-batch, as TRL does."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rows = self.scoring_batch_size
-        if rows is not None and (not isinstance(rows, int) or rows < 1):
-            raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")
-        if self.temperature_controller not in list(CONTROLLERS):  # a list compares what cannot be hashed, too
-            raise ValueError(
-                f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."
-            )
-        check_temperatures("temperature_candidates", self.temperature_candidates)
-        for name in ("temperature", "temperature_start", "temperature_end", "meta_warmup_temperature"):
-            check_temperatures(name, [getattr(self, name)])
-        for name in ("meta_alpha", "meta_top_p", "meta_warmup_ratio"):
-            check_fraction(name, getattr(self, name))
-        if self.meta_likelihood not in ("sum", "mean"):
-            raise ValueError(f"meta_likelihood must be 'sum' or 'mean', got {self.meta_likelihood!r}.")
-        if isinstance(self.generation_kwargs, dict) and "temperature" in self.generation_kwargs:
-            raise ValueError(
-                "generation_kwargs must not hold a temperature: the loss would not know of it. Set `temperature` and "
-                "temperature_controller='fixed' instead."
-            )
-
-    @property
-    def passes_per_batch(self) -> int:
-        """Micro-batches that one generation batch serves."""
-        assert self.steps_per_generation is not None, "GRPOConfig sets it"
-        return self.steps_per_generation * self.num_iterations
-
-    def controller_settings(self, total_steps: int) -> ControllerSettings:
-        """The controllers' parameters for a run of `total_steps` optimizer steps."""
-        batches = total_steps * self.gradient_accumulation_steps / self.passes_per_batch
-        return ControllerSettings(
-            temperature=self.temperature,
-            temperature_start=self.temperature_start,
-            temperature_end=self.temperature_end,
-            candidates=tuple(self.temperature_candidates),
-            alpha=self.meta_alpha,
-            top_p=self.meta_top_p,
-            likelihood=cast(Any, self.meta_likelihood),
-            warmup_ratio=self.meta_warmup_ratio,
-            warmup_temperature=self.meta_warmup_temperature,
-            seed=self.seed,
-            total_steps=total_steps,
-            total_batches=round(batches),
-        )
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -176,9 +87,10 @@ class TAMPOTrainer(GRPOTrainer):
         )
         self._examples: list[dict[str, Any]] = []  # of the latest generation batch
         self._record_next_pass = False
-        self._recorded: Tensor  # (b, C, K), of the latest recorded pass
+        self._recorded: tuple[Tensor, Tensor]  # (b, C, K), (b, C), of the latest recorded pass
+        self._reward = math.nan  # mean of the latest generation batch
         self._unobserved = 0  # local rows of the current generation batch whose likelihoods are still to come
-        # (b, K + 2) and (b,) each: log-likelihoods, advantage, length; and the row in the order of generation
+        # (b, K + 3) and (b,) each: log-likelihoods, entropy, advantage, length; and the row in the order of generation
         self._observed: list[tuple[Tensor, Tensor]] = []
         self.add_callback(MetaPolicyCallback(self))
 
@@ -204,7 +116,8 @@ class TAMPOTrainer(GRPOTrainer):
 
     # The number of steps is known here, and the checkpoint is loaded after.
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        settings = self.args.controller_settings(num_training_steps)
+        vocabulary = self._policy().config.get_text_config().vocab_size
+        settings = self.args.controller_settings(num_training_steps, vocabulary)
         self.controller = make_controller(self.args.temperature_controller, settings)
         self._unobserved, self._observed = 0, []
         return super().create_scheduler(num_training_steps, optimizer)
@@ -229,6 +142,7 @@ class TAMPOTrainer(GRPOTrainer):
             if self._scored_at_generation != ("old_per_token_logps" in output):
                 raise RuntimeError(f"TRL {trl.__version__} scores rollouts at another point than tampo expects.")
             self._unobserved, self._observed = rows, []
+            self._reward = self._metrics["train"]["reward"][-1]
             if self._scored_at_generation:
                 self._observe(output)
         return output
@@ -266,6 +180,8 @@ class TAMPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         recording, self._record_next_pass = self._record_next_pass, False
         score = super()._get_per_token_logps_and_entropies
+        if recording:
+            kwargs["compute_entropy"] = True  # the head has computed it anyway
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
         def score_rows(ids: Tensor, mask: Tensor, length: int) -> tuple[Tensor | None, ...]:
@@ -284,30 +200,35 @@ class TAMPOTrainer(GRPOTrainer):
         log_probs, entropies, auxiliary_loss, recorded = scored
         assert log_probs is not None, "the one value that is always there"
         if recorded is not None:
-            self._recorded = recorded
+            assert entropies is not None, "asked for"
+            self._recorded = recorded, entropies.detach().float()
         return log_probs, entropies, auxiliary_loss
 
     def _observe(self, inputs: dict[str, Any]) -> None:
         """Take in the recorded likelihoods of some rows; when the generation batch is complete, tell the controller."""
         assert self.controller is not None, "train() makes the controller"
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        log_likelihoods = (self._recorded * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
-        advantages, lengths = inputs["advantages"], mask.sum(dim=1)  # (b,), (b,)
-        rows = torch.cat([log_likelihoods, advantages[:, None], lengths[:, None]], dim=1)
+        log_probs, entropies = self._recorded
+        log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
+        others = [(entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
+        rows = torch.cat([log_likelihoods, torch.stack(others, dim=1)], dim=1)
         self._observed.append((rows, inputs["rollout"]))
         self._unobserved -= len(rows)
         if self._unobserved == 0:
             observed = torch.cat([rows for rows, _ in self._observed])
             order = torch.cat([rollout for _, rollout in self._observed]).argsort()
-            batch = self.accelerator.gather(observed).double().cpu().numpy()  # (N, K + 2)
+            batch = self.accelerator.gather(observed).double().cpu().numpy()  # (N, K + 3)
+            likelihoods, (entropy, advantages, lengths) = batch[:, :-3], batch[:, -3:].T
             self.observation = Observation(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
-                log_likelihoods=batch[:, :-2],
-                advantages=batch[:, -2],
-                lengths=batch[:, -1],
+                log_likelihoods=likelihoods,
+                advantages=advantages,
+                lengths=lengths,
+                reward=self._reward,
+                entropy=entropy.sum() / lengths.sum() if lengths.any() else math.nan,
             )
             self.controller.update(self.observation)
-            self._log_rollouts(log_likelihoods=observed[order, :-2].tolist())
+            self._log_rollouts(log_likelihoods=observed[order, :-3].tolist())
 
     def _log_rollouts(self, **columns: list[Any]) -> None:
         """Put values, one a local row of the latest generation batch, into TRL's table of completions."""

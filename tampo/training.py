@@ -26,7 +26,8 @@ from tampo.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.sampling import sample_completions
 from tampo.suites import Suite, get_suite
 from tampo.tasks import Problem
-from tampo.trainer import NonFiniteLoss, TAMPOConfig, TAMPOTrainer
+from tampo.trainer import NonFiniteLoss, TAMPOTrainer
+from tampo.trainer_config import TAMPOConfig
 
 Progress = Callable[[dict[str, Any]], None]
 RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
@@ -171,10 +172,15 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         temperature=config.temperature,
         temperature_start=config.temperature_start,
         temperature_end=config.temperature_end,
+        temperature_stages=list(config.temperature_stages),
         temperature_candidates=list(config.temperatures),
         meta_alpha=config.alpha,
         meta_top_p=config.p,
         meta_likelihood=config.likelihood,
+        target_entropy=config.target_entropy,
+        entropy_gain=config.entropy_gain,
+        exp3_exploration=config.exp3_exploration,
+        ucb_exploration=config.ucb_exploration,
         meta_warmup_ratio=config.meta_warmup_ratio,
         meta_warmup_temperature=config.meta_warmup_temperature,
         scoring_batch_size=config.scoring_batch,

@@ -52,7 +52,7 @@ def test_lists_as_papermill_writes_them(given, expected):
         ({"temperatures": [0.0]}, "temperatures must be positive"),
         ({"seeds": []}, "seeds"),
         ({"micro_batch": 7}, "micro_batch .7. must divide"),
-        ({"controller": "tempo"}, "controller: .*'tampo'"),
+        ({"controller": "tempo"}, "controller: must be one of tampo, fixed, .*'tempo'"),
         ({"scale": "../../etc"}, "scale"),
         ({"likelihood": "max"}, "likelihood"),
     ],
@@ -92,9 +92,8 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
     assert base.training(temperature=0.9).identity() == base.training().identity()
     assert base.training(seed=1).identity() != base.training().identity()
     assert set(TrainingConfig.model_fields) - base.training().identity().keys() == {
-        "temperature",
-        "temperature_start",
-        "temperature_end",
+        *("temperature", "temperature_start", "temperature_end", "temperature_stages"),
+        *("target_entropy", "entropy_gain", "exp3_exploration", "ucb_exploration"),
         "data_dir",  # its files are known by their content
         "vllm_server",
     }

@@ -17,9 +17,10 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from tampo.controllers import Observation, make_controller
+from tampo.control import Observation
+from tampo.controllers import make_controller
 from tampo.fused_head import LogitRecorder, tapped_logits
-from tampo.trainer import TAMPOConfig
+from tampo.trainer_config import TAMPOConfig
 from tests.test_trainer import SETTINGS, make_trainer
 from tests.two_processes import Recording
 

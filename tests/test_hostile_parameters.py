@@ -8,10 +8,11 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.config import ConfigError, Params, load_params
+from tampo.controllers import make_controller
 from tampo.meta_policy import MetaPolicy
 from tampo.notebook import notebook_params
-from tampo.trainer import TAMPOConfig, TAMPOTrainer
 from tests.conftest import digit_reward
 from tests.test_trainer import SETTINGS, make_trainer
 
@@ -70,6 +71,7 @@ def test_the_scale_itself(value):
 OWN = [
     "temperature_controller", "temperature_candidates", "temperature_start", "temperature_end", "meta_alpha",
     "meta_top_p", "meta_warmup_ratio", "meta_warmup_temperature", "meta_likelihood", "scoring_batch_size",
+    "temperature_stages", "target_entropy", "entropy_gain", "exp3_exploration", "ucb_exploration",
 ]  # fmt: skip
 
 
@@ -87,8 +89,9 @@ def test_parameters_of_the_trainer(folder, name, value):
         assert name in str(error)
         return
     settings_ = config.controller_settings(10)
-    assert settings_.candidates
-    assert all(0 < t < math.inf for t in settings_.candidates)
+    assert settings_.temperatures
+    assert all(0 < t < math.inf for t in settings_.temperatures + settings_.temperature_stages)
+    make_controller(config.temperature_controller, settings_)
     assert config.scoring_batch_size is None or config.scoring_batch_size >= 1
 
 

@@ -35,9 +35,9 @@ LAYERS = (
         "stats",
         "stopwatch",
     },
-    {"controllers"},
+    {"control", "schedules", "entropy_rules", "bandits", "controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
-    {"config", "fused_head", "trainer", "mini_model", "smollm", "training"},
+    {"config", "fused_head", "trainer_config", "trainer", "mini_model", "smollm", "training"},
     {
         "engines",
         "vllm_engine",

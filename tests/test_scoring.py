@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.scoring import score_by_length
-from tampo.trainer import TAMPOConfig, TAMPOTrainer
 from tests.test_trainer import make_trainer
 
 

@@ -11,7 +11,8 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from tampo.trainer import CONTROLLER_STATE_NAME, NonFiniteLoss, TAMPOConfig, TAMPOTrainer
+from tampo.trainer import CONTROLLER_STATE_NAME, NonFiniteLoss, TAMPOTrainer
+from tampo.trainer_config import TAMPOConfig
 from tests.conftest import digit_reward, sampling_p_value
 
 SETTINGS = {
@@ -116,6 +117,15 @@ def test_one_update_a_generation_batch_with_every_rollout(watched):
     assert len(watched.observation.advantages) == args.generation_batch_size
 
 
+def test_an_observation_has_the_mean_reward_and_the_entropy_at_the_sampled_temperature(watched):
+    rows = [row for row in watched.state.log_history if "entropy" in row]
+    assert any(watched.observation.reward == pytest.approx(row["reward"]) for row in rows if "reward" in row)
+    assert 0 < watched.observation.entropy < math.log(watched.model.config.vocab_size)
+    args = watched.args
+    if args.steps_per_generation == args.gradient_accumulation_steps and args.num_iterations == 1:
+        assert watched.observation.entropy == pytest.approx(rows[-1]["entropy"], rel=1e-4)
+
+
 def test_every_use_of_a_batch_is_at_the_temperature_it_was_sampled_at(watched):
     per_batch = watched.args.steps_per_generation * watched.args.num_iterations
     for start in range(0, len(watched.drawn), per_batch):
@@ -203,6 +213,22 @@ def test_linear_controller_reaches_both_ends(tiny_model_path, prompts, tmp_path)
     np.testing.assert_allclose(temperatures, [0.9, 1.1, 1.3, 1.5])
 
 
+@pytest.mark.parametrize("name", ["cosine", "staged", "entropy-target", "e3", "exp3", "ucb"])
+def test_every_rule_trains_and_resumes_exactly(tiny_model_path, prompts, tmp_path, name):
+    settings = {"temperature_controller": name, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    settings |= {"meta_warmup_ratio": 0.34}
+    whole = make_trainer(tiny_model_path, prompts, tmp_path, **settings)
+    whole.train()
+    rows = [row for row in whole.state.log_history if "temperature" in row]
+    assert all(0.6 <= row["temperature"] <= 1.5 for row in rows)
+    assert len({row["temperature"] for row in rows}) > 1
+    again = make_trainer(tiny_model_path, prompts, tmp_path, **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert again.controller.state_dict() == whole.controller.state_dict()
+    for (key, weight), other in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), key
+
+
 def test_metrics_reach_the_log(tiny_model_path, prompts, tmp_path):
     trainer = make_trainer(tiny_model_path, prompts, tmp_path, meta_warmup_ratio=0.25, max_steps=8)
     trainer.train()
@@ -287,6 +313,12 @@ def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompt
         ("meta_top_p", float("nan")),
         ("meta_warmup_ratio", -0.1),
         ("meta_likelihood", "max"),
+        ("temperature_stages", []),
+        ("temperature_stages", 1.0),
+        ("target_entropy", -1),
+        ("entropy_gain", 0),
+        ("exp3_exploration", 2),
+        ("ucb_exploration", float("inf")),
         ("generation_kwargs", {"temperature": 2.0}),
     ],
 )

@@ -19,12 +19,12 @@ from unittest.mock import patch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.fused_head import FusedHead
 from tampo.mini_model import mini_model_path
 from tampo.rewards import accuracy_reward
 from tampo.suites import get_suite
 from tampo.tasks import TASKS, format_prompt, make_problems
-from tampo.trainer import TAMPOConfig, TAMPOTrainer
 from tampo.vllm_cpu import prepare_vllm_cpu
 
 
