@@ -17,11 +17,12 @@ from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatur
 
 SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 
-# Where things are; files are known by their content.
-_PLACES = frozenset({"data_dir", "vllm_server"})
+# Where things are, as files are known by their content, and where a log is sent.
+_PLACES = frozenset({"data_dir", "vllm_server", "report_to"})
 
 
 class ConfigError(ValueError):
@@ -31,7 +32,9 @@ class ConfigError(ValueError):
 class _Flat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    @field_validator("temperatures", "temperature_stages", "benchmarks", "seeds", mode="before", check_fields=False)
+    @field_validator(
+        *("temperatures", "temperature_stages", "benchmarks", "seeds", "report_to"), mode="before", check_fields=False
+    )
     @classmethod
     def _list(cls, value: Any) -> Any:
         """Lists as `papermill -p` can write them: `-p seeds 0`, `-p seeds 0,1,2`."""
@@ -95,6 +98,9 @@ class TrainingConfig(_DataConfig):
     ucb_exploration: float = Field(0.3, ge=0, description="Weight of the confidence bound of ucb (UCB1: 1).")
     meta_warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps at the warm-up temperature.")
     meta_warmup_temperature: float = Field(1.0, gt=0, description="Sampling temperature of the warm-up.")
+    report_to: tuple[Tracker, ...] = Field(
+        (), description="Trackers that get the log of a training: tensorboard, trackio, wandb."
+    )
     seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
 
     @field_validator("controller")

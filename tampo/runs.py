@@ -141,6 +141,7 @@ class RunStore:
 
         Under torchrun or accelerate, called by every process: the first makes the record, the others train along.
         """
+        from tampo.model_card import add_run
         from tampo.training import TIMINGS, train
 
         identity = training_identity(config)
@@ -158,6 +159,7 @@ class RunStore:
                     file.write(json.dumps(row) + "\n")
 
             rows, source = train(config, folder, note)
+            add_run(folder / "model" / "README.md", identity, provenance())
             log = pd.DataFrame(rows)
             with atomic_path(folder / "metrics.csv") as temporary:
                 kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order

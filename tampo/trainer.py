@@ -19,17 +19,18 @@ from typing import Any
 
 import torch
 import trl
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import GRPOTrainer
 
-from tampo.control import Observation, TemperatureController
+from tampo.control import ControllerSettings, Observation, TemperatureController
 from tampo.controllers import make_controller
 from tampo.files import write_json
 from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, tapped_logits
 from tampo.meta_policy import check_temperatures
+from tampo.model_card import PAPER, add_temperature
 from tampo.scoring import score_by_length
 from tampo.trainer_config import TAMPOConfig
 
@@ -61,7 +62,10 @@ class TAMPOTrainer(GRPOTrainer):
     `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
     """
 
-    _tag_names = ["trl", "grpo", "tampo"]  # noqa: RUF012 (as in TRL)
+    # As in TRL, for its model card.
+    _tag_names = ["trl", "grpo", "tampo"]  # noqa: RUF012
+    _name = "TAMPO"
+    _paper = PAPER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
@@ -77,6 +81,10 @@ class TAMPOTrainer(GRPOTrainer):
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None
         self.observation: Observation | None = None
+        if self.use_vllm and self.vllm_mode == "colocate":
+            # vLLM draws from torch's own generator, which it has just seeded with the number of the process (TRL 1.16):
+            # without this, trainings with other seeds would have the same rollouts.
+            set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
         check_tiles()
         self._heads = [FusedHead(self._policy())]
         if self.ref_model is not None:
@@ -114,11 +122,14 @@ class TAMPOTrainer(GRPOTrainer):
             self.generation_config.temperature = temperature
             self.generation_kwargs["temperature"] = temperature
 
+    def _controller_settings(self, steps: int) -> ControllerSettings:
+        return self.args.controller_settings(steps, self._policy().config.get_text_config().vocab_size)
+
     # The number of steps is known here, and the checkpoint is loaded after.
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        vocabulary = self._policy().config.get_text_config().vocab_size
-        settings = self.args.controller_settings(num_training_steps, vocabulary)
-        self.controller = make_controller(self.args.temperature_controller, settings)
+        self.controller = make_controller(
+            self.args.temperature_controller, self._controller_settings(num_training_steps)
+        )
         self._unobserved, self._observed = 0, []
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -236,6 +247,13 @@ class TAMPOTrainer(GRPOTrainer):
         if self.log_completions:
             for name, values in columns.items():
                 table[name].extend(gather_object(values))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's model card, which then says which rule set the temperature, and with which parameters."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            settings = self._controller_settings(max(self.state.max_steps, 1))
+            add_temperature(Path(str(self.args.output_dir), "README.md"), self.args.temperature_controller, settings)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -1,8 +1,11 @@
 """One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
 
+import importlib.util
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,7 +202,9 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         save_strategy="steps",
         save_steps=CHECKPOINT_STEPS,
         save_total_limit=2,  # the older one is whole while the newer one is being written
-        report_to=[],
+        report_to=list(config.report_to),
+        run_name=folder.parent.name,
+        project="tampo",
         log_completions=True,
         num_completions_to_print=0,
         disable_tqdm=True,
@@ -237,7 +242,7 @@ def train(
         DamagedCheckpoint: The checkpoint to go on from is not what was written.
     """
     checkpoints = folder / "checkpoints"
-    with stop_on_signals() as stop:
+    with _trackers(config, folder), stop_on_signals() as stop:
         callbacks = [_ProgressCallback(progress), _CheckpointCallback(checkpoints, stop)]
         trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
@@ -245,10 +250,29 @@ def train(
         if step < config.steps:
             raise Interrupted(f"Stopped after step {step} of {config.steps}. The same command goes on from there.")
         trainer.save_model(str(folder / "model"))
+        trainer.create_model_card(model_name=folder.name)
         if trainer.is_world_process_zero():
+            shutil.copy(checkpoints / "README.md", folder / "model" / "README.md")
             _keep_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
     (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
     return [row for row in trainer.state.log_history if "loss" in row], source
+
+
+@contextmanager
+def _trackers(config: TrainingConfig, folder: Path) -> Iterator[None]:
+    """Where trackers write, unless the user has said it; the next training of this process writes elsewhere."""
+    for tracker in config.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(f"report_to {tracker} needs a package that is not there: pip install 'tampo[tracking]'.")
+    # Beside the record, which is known by its files: one folder for each training, so that each is a curve of its own.
+    places = {"TENSORBOARD_LOGGING_DIR": f"{folder}.tensorboard", "WANDB_PROJECT": "tampo"}
+    own = {name: value for name, value in places.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]
 
 
 def _keep_rollouts(folder: Path, target: Path) -> None:

@@ -96,6 +96,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         *("target_entropy", "entropy_gain", "exp3_exploration", "ucb_exploration"),
         "data_dir",  # its files are known by their content
         "vllm_server",
+        "report_to",
     }
 
 

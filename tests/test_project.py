@@ -37,7 +37,7 @@ LAYERS = (
     },
     {"control", "schedules", "entropy_rules", "bandits", "controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
-    {"config", "fused_head", "trainer_config", "trainer", "mini_model", "smollm", "training"},
+    {"config", "fused_head", "trainer_config", "model_card", "trainer", "mini_model", "smollm", "training"},
     {
         "engines",
         "vllm_engine",
@@ -50,7 +50,8 @@ LAYERS = (
     },
     {"runs", "jobs", "overhead", "overhead_parts"},
     {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
-    | {"bench", "notebook", "overhead_figure", "plan", "cli"},
+    | {"rule_comparison"}
+    | {"bench", "notebook", "overhead_figure", "plan", "cli", "rule_comparison"},
 )
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tampo import reproduce as module
@@ -58,3 +59,10 @@ def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
         execute(Part("table1"), "smoke", {"params": "smoke", "alhpa": 1})
+    # papermill keeps what was executed until then, with the error in the cell that raised it.
+    cells = nbformat.read(tmp_path / "results" / "smoke" / "table1.ipynb", as_version=4).cells
+    failed = [cell for cell in cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
+    assert len(failed) == 1
+    assert "Unknown parameter 'alhpa'" in "".join(failed[0].outputs[-1].traceback)
+    assert any(cell.get("execution_count") for cell in cells[: cells.index(failed[0])])
+    assert not any(cell.get("execution_count") for cell in cells[cells.index(failed[0]) + 1 :])

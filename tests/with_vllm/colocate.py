@@ -1,12 +1,15 @@
 """TAMPO sampling with vLLM in the training process, right and in two wrong ways; `test_colocate` runs this.
 
 Usage: python -m tests.with_vllm.colocate OUT_DIR
+       python -m tests.with_vllm.colocate OUT_DIR SEED
 
 Each round starts from the same weights, takes three steps and leaves TRL's log in OUT_DIR/log.json:
 
 right:      as it is.
 stale head: the loss keeps the temperature it was built with, as if only sampling had been told of the new one.
 unsynced:   vLLM keeps the weights it started with.
+
+With SEED, one step on a single prompt, whose rollouts are left in OUT_DIR/rollouts.json.
 """
 
 import json
@@ -28,10 +31,10 @@ from tampo.tasks import TASKS, format_prompt, make_problems
 from tampo.vllm_cpu import prepare_vllm_cpu
 
 
-def make_trainer(output: Path) -> TAMPOTrainer:
-    problems = [p for task in TASKS for p in make_problems(task, 8, 0, "train")]
+def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTrainer:
+    problems = [p for task in TASKS for p in make_problems(task, 8, 0, "train")][:prompts]
     model = str(mini_model_path())
-    args = TAMPOConfig(
+    settings = dict(
         output_dir=str(output),
         use_vllm=True,
         vllm_mode="colocate",
@@ -55,6 +58,7 @@ def make_trainer(output: Path) -> TAMPOTrainer:
         disable_tqdm=True,
         model_init_kwargs={"dtype": "float32"},
     )
+    args = TAMPOConfig(**(settings | changes))
     data = {"prompt": [format_prompt(p.question) for p in problems], "problem_id": [p.id for p in problems]}
     return TAMPOTrainer(
         model=model,
@@ -86,5 +90,17 @@ def main(output: Path) -> None:
     (output / "log.json").write_text(json.dumps(log))
 
 
+def sample_once(output: Path, seed: int) -> None:
+    prepare_vllm_cpu()
+    # One prompt and one temperature, so that nothing but the sampler's random numbers can differ.
+    changes = {"seed": seed, "max_steps": 1, "per_device_train_batch_size": 8, "temperature_controller": "fixed"}
+    trainer = make_trainer(output, 1, **changes)
+    trainer.train()
+    (output / "rollouts.json").write_text(json.dumps(list(trainer._logs["completion"])))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        sample_once(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]))

@@ -48,3 +48,20 @@ def test_stale_weights_in_vllm_show(log: dict[str, list[dict]]) -> None:
     before, *after = differences(log["unsynced"])
     assert before < 1e-5
     assert min(after) > 1e-2
+
+
+def test_seeds_differ_in_rollouts_and_not_only_in_the_order_of_prompts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """TRL seeds the engine by the process alone, so that every training had the same random numbers."""
+    rollouts = []
+    for seed in ("1", "2"):
+        output = tmp_path_factory.mktemp("seed")
+        command = [sys.executable, "-m", "tests.with_vllm.colocate", str(output), seed]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rollouts.append(json.loads((output / "rollouts.json").read_text()))
+    first, second = rollouts
+    assert len(first) == len(second) == 8
+    assert len(set(first)) > 1
+    assert first != second
