@@ -48,9 +48,9 @@ LAYERS = (
         "optimal_temperature",
         "provenance",
     },
-    {"runs", "jobs", "overhead", "overhead_parts"},
+    {"runs", "jobs", "cluster", "cluster_job", "overhead", "overhead_parts"},
     {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
-    | {"bench", "notebook", "overhead_figure", "plan", "cli"},
+    | {"bench", "notebook", "overhead_figure", "plan", "sweep", "cli"},
 )
 
 
