@@ -108,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tampo: {error}. What was kept is whole; the same command goes on once it can write.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"tampo: {interrupt or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr)
+        print(
+            f"tampo: {str(interrupt) or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr
+        )
         return 130
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ClusterName = Literal["auto", "local", "slurm"]
 CLUSTERS: tuple[ClusterName, ...] = get_args(ClusterName)
 ATTEMPTS = 2
+_REQUEUES = 100  # after time limits; pre-emptions do not count
 _UNLIMITED = 365 * 24 * 60  # minutes; submitit's local jobs end after 2 unless told otherwise
 
 
@@ -134,7 +135,8 @@ class Queue:
 
         self._store, self._folder, self._gpus = store, store.root / "sweep", place.gpus()
         try:
-            self._executor = submitit.AutoExecutor(self._folder, None if place.cluster == "auto" else place.cluster)
+            cluster = None if place.cluster == "auto" else place.cluster
+            self._executor = submitit.AutoExecutor(self._folder, cluster, slurm_max_num_timeout=_REQUEUES)
         except RuntimeError as error:
             raise ConfigError(f"There is no Slurm here to submit to: {error}") from error
         self._executor.update_parameters(
@@ -145,6 +147,7 @@ class Queue:
             timeout_min=_UNLIMITED,
             stderr_to_stdout=True,
             slurm_time=place.minutes,
+            slurm_signal_delay_s=min(place.minutes * 60 // 10, 600),  # for the step that runs, and its checkpoint
             slurm_partition=place.partition,
             slurm_array_parallelism=workers,
             slurm_additional_parameters={key.replace("-", "_"): value for key, value in place.slurm.items()},
@@ -182,6 +185,7 @@ class Queue:
             raise ConfigError(f"Slurm refused the jobs: {error}") from error
         for run, handle in zip(waiting, handles, strict=True):
             run.handle, run.attempts = handle, run.attempts + 1
+            run.state = "running" if self.local else "waiting"
             if not self.local:
                 write_json(self._note(run), {"job": handle.job_id, "attempts": run.attempts})
 
@@ -226,7 +230,7 @@ class Queue:
         while alive := [run.handle for run in runs if run.handle is not None and not run.handle.done()]:
             for handle in alive:  # again and again: a job that is just starting may miss it
                 os.kill(int(handle.job_id), signal.SIGTERM)  # submitit's process, which hands it on; cancel() kills
-            time.sleep(2)
+            time.sleep(1)
         os.close(self._stdin)
 
     def _order(self, run: Run) -> str:

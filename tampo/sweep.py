@@ -127,9 +127,12 @@ def sweep(
 
 def _follow(queue: Queue, runs: Runs, store: RunStore, say: Callable[[str], None], every: float) -> None:
     """Submit the runs and wait until all are done or failed."""
-    where = "Stopping the jobs; each saves within a step." if queue.local else "Leaving; the jobs on Slurm go on."
+    notice, kept = "Leaving.", "The jobs on Slurm go on; the same command takes them up again."
+    if queue.local:
+        notice = "Stopping the jobs; each saves within a step."
+        kept = "What was done is kept; the same command goes on from there."
     shown, said = None, float("-inf")
-    with stop_on_signals(where) as stop:
+    with stop_on_signals(notice) as stop:
         try:
             while any(run.state in ("waiting", "running") for run in runs.values()):
                 for run in runs.values():
@@ -141,8 +144,7 @@ def _follow(queue: Queue, runs: Runs, store: RunStore, say: Callable[[str], None
                     say(_states(runs, store))
                     shown, said = states, time.monotonic()
                 if stop:
-                    kept = "What was done is kept; the" if queue.local else "The jobs go on; the"
-                    raise Interrupted(f"{kept} same command goes on from there.")
+                    raise Interrupted(kept)
                 time.sleep(0.5)
         finally:
             queue.leave(list(runs.values()))
