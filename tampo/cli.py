@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
         if name == "evaluate":
             command.add_argument("--base", action="store_true", help="the model itself, untrained")
+    _add_sweep(commands)
     reproduce = commands.add_parser("reproduce", help="make all tables and figures of a scale (hours; can be resumed)")
     reproduce.add_argument("scale", nargs="?", default="mini", help="smoke, mini or paper (default: mini)")
     reproduce.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
@@ -50,9 +51,42 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="train and evaluate every controller with every seed: jobs on this machine, or on Slurm",
+        description="Train and evaluate every controller with every seed, each in a job of its own (submitit). Runs "
+        "that are there are found; the same command goes on after an interruption, and takes up its jobs on Slurm. A "
+        "run that fails is tried once more, then reported; the exit status is 1.",
+        epilog="Any parameter (`tampo params`) can follow, such as --alpha 0.1, or --workers 2: jobs at a time.",
+        allow_abbrev=False,  # --controller is a parameter, not short for --controllers
+    )
+    sweep.add_argument("scale", help="a scale's name or a YAML file")
+    sweep.add_argument("--seeds", help="such as 0-4 or 0,2,5 (default: as in params); repeated ones count once")
+    sweep.add_argument("--controllers", help="such as tampo,fixed (default: all); repeated ones count once")
+    sweep.add_argument(
+        "--cluster", choices=("auto", "local", "slurm"), default="auto", help="default: slurm where it is installed"
+    )
+    sweep.add_argument(
+        "--accelerate", metavar="FILE", help="train by accelerate launch, as in params/accelerate/8gpu-zero2.yaml"
+    )
+    sweep.add_argument(
+        "--time", type=int, metavar="MINUTES", help="limit of a Slurm job, which then is requeued (default: a day)"
+    )
+    sweep.add_argument("--partition", help="of Slurm")
+    sweep.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any option of sbatch, such as --slurm account=me --slurm cpus-per-task=8 --slurm exclusive",
+    )
+    sweep.set_defaults(run=_sweep)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 2 for what the user has to mend, 1 for a disk that is
-    full or read-only, 130 after Ctrl-C or SIGTERM."""
+    """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs of a sweep that
+    failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
 
@@ -61,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tampo.data import DataError
 
     try:
-        if rest and options.command not in ("train", "evaluate", "plan", "overlaps"):
+        if rest and options.command not in ("train", "evaluate", "plan", "overlaps", "sweep"):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides = parse_overrides(rest)
-        options.run(options)
+        return options.run(options) or 0
     except (ConfigError, DataError, DamagedCheckpoint) as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
@@ -74,9 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tampo: {error}. What was kept is whole; the same command goes on once it can write.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"tampo: {interrupt or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr)
+        print(
+            f"tampo: {str(interrupt) or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr
+        )
         return 130
-    return 0
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -163,6 +198,30 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     params = load_params(options.scale, {"seeds": options.seeds, "workers": options.workers})
     reproduce(options.scale, params.seeds, options.only, params.workers)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from tampo.cluster import Place
+    from tampo.config import ConfigError
+    from tampo.controllers import CONTROLLERS
+    from tampo.sweep import parse_controllers, parse_seeds, sweep
+
+    controllers = tuple(CONTROLLERS) if options.controllers is None else parse_controllers(options.controllers)
+    seeds = None if options.seeds is None else parse_seeds(options.seeds)
+    given = [word.partition("=") for word in options.slurm]
+    if options.time is not None and options.time < 1:
+        raise ConfigError(f"--time must be at least a minute, got {options.time}.")
+    place = Place(
+        options.cluster,
+        accelerate=Path(options.accelerate).resolve() if options.accelerate else None,
+        minutes=options.time or Place.minutes,
+        partition=options.partition,
+        slurm={name: value if equals else True for name, equals, value in given},
+    )
+    results = sweep(options.scale, controllers, seeds, options.overrides, place)
+    return int((results["state"] == "failed").any())
 
 
 def _build_mini_model(options: argparse.Namespace) -> None:

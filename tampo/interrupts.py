@@ -27,8 +27,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(notice: str = "Stopping after this step; what was done is kept.") -> Iterator[StopRequest]:
     """Within the block, SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once, as ever.
+
+    `notice` is what a signal is answered with, on stderr.
 
     Outside of the main thread, where Python has no signal handlers, the request is never made by a signal.
     """
@@ -41,7 +43,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
         request.ask()
-        print("Stopping after this step; what was done is kept.", file=sys.stderr, flush=True)
+        print(notice, file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -57,6 +57,26 @@ class Job:
         row = _read_json(self.folder(store) / PROGRESS)
         return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
 
+    def order(self, store: RunStore) -> str:
+        """The job as a JSON text, for a process that calls `carry_out`."""
+        order = {
+            "root": str(store.root),
+            "model": self.model,
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "training": None if self.training is None else self.training.model_dump(mode="json"),
+        }
+        return json.dumps(order)
+
+
+def carry_out(order: str) -> None:
+    """Make the records of the job that `Job.order` described, in this process and with one torch thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    job = json.loads(order)
+    training = None if job["training"] is None else TrainingConfig(**job["training"])
+    RunStore(Path(job["root"])).evaluate(EvaluationConfig(**job["evaluation"]), job["model"], training)
+
 
 def say_now(line: str) -> None:
     """Print a line at once, so that progress is seen in a notebook and in papermill's log while it is made."""
@@ -107,6 +127,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def worker_environment() -> dict[str, str]:
+    """Environment of a process that carries out a job: one thread, and this very tampo."""
+    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | this_tampo()
+
+
 def this_tampo() -> dict[str, str]:
     """Environment in which `python -P` imports this very tampo, not another that lies in the working directory."""
     return {
@@ -145,38 +170,28 @@ class _Worker:
     def __init__(self, store: RunStore, job: Job) -> None:
         self.job = job
         self.log = store.root / f"{job.folder(store).name}.log"
-        order = {
-            "root": str(store.root),
-            "model": job.model,
-            "evaluation": job.evaluation.model_dump(mode="json"),
-            "training": None if job.training is None else job.training.model_dump(mode="json"),
-        }
-        settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | this_tampo()
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tampo.jobs", json.dumps(order)],
+                [sys.executable, "-P", "-m", "tampo.jobs", job.order(store)],
                 stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 stdout=log,
                 stderr=log,
-                env=os.environ | settings,
+                env=os.environ | worker_environment(),
             )
 
     def check(self) -> None:
         if self.process.returncode:
-            tail = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-            raise RunFailed(f"{self.job.label} failed (exit {self.process.returncode}); from {self.log}:\n{tail}")
+            end = end_of_log(self.log)
+            raise RunFailed(f"{self.job.label} failed (exit {self.process.returncode}); from {self.log}:\n{end}")
         self.log.unlink(missing_ok=True)
 
 
-def main(order: str) -> None:
-    """What a worker process does: make the records of the job described by a JSON text."""
-    stop_with_parent()
-    import torch
-
-    torch.set_num_threads(1)
-    job = json.loads(order)
-    training = None if job["training"] is None else TrainingConfig(**job["training"])
-    RunStore(Path(job["root"])).evaluate(EvaluationConfig(**job["evaluation"]), job["model"], training)
+def end_of_log(log: Path) -> str:
+    """The last lines of a job's log, which say why it failed; "(no log)" where there is none."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    except OSError:
+        return "(no log)"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -192,4 +207,5 @@ def _clock(start: float) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    stop_with_parent()
+    carry_out(sys.argv[1])

@@ -48,10 +48,9 @@ LAYERS = (
         "optimal_temperature",
         "provenance",
     },
-    {"runs", "jobs", "overhead", "overhead_parts"},
+    {"runs", "jobs", "cluster", "cluster_job", "overhead", "overhead_parts"},
     {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
-    | {"rule_comparison"}
-    | {"bench", "notebook", "overhead_figure", "plan", "cli", "rule_comparison"},
+    | {"bench", "notebook", "overhead_figure", "plan", "rule_comparison", "sweep", "cli"},
 )
 
 
@@ -139,7 +138,8 @@ def test_meta_policy_needs_numpy_alone():
 
 
 def test_import_tampo_loads_nothing_heavy():
-    code = "import sys, tampo; tampo.__version__; print(*(m for m in ('torch', 'numpy', 'trl') if m in sys.modules))"
+    code = "import sys, tampo.cli; tampo.__version__; tampo.cli.build_parser(); "
+    code += "print(*(m for m in ('torch', 'numpy', 'trl', 'submitit') if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""
 
@@ -186,7 +186,9 @@ def test_nothing_from_a_model_or_config_is_executed(module):
         assert not re.search(pattern, text), pattern
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["params", "smoke"], ["build-mini-model", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["params", "smoke"], ["build-mini-model", "--help"], ["sweep", "--help"]]
+)
 def test_command_line(arguments, capsys):
     from tampo.cli import main
 
