@@ -43,6 +43,10 @@ def sparsemax(x):
 
     Returns:
         Probabilities of the same shape: a tensor for a tensor, a float64 array otherwise.
+
+    Example:
+        >>> sparsemax([2.0, 1.5, 0.2]).tolist()
+        [0.75, 0.25, 0.0]
     """
     if not isinstance(x, Tensor):
         return meta_policy.sparsemax(x)
@@ -214,6 +218,13 @@ def virtual_log_likelihoods_from_hidden(
     """`virtual_log_likelihoods` without logits of shape (B, L, V): Eq. 8 from hidden states and the LM head.
 
     Arguments as in `virtual_log_probs` (`head` holds its keyword arguments). Returns shape (B, K).
+
+    Example:
+        >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (B, L, H) = (1, 2, 2)
+        >>> weight = torch.tensor([[2.0, 0.0], [0.0, 1.0]])  # (V, H)
+        >>> tokens, mask = torch.tensor([[0, 1]]), torch.tensor([[1, 1]])
+        >>> virtual_log_likelihoods_from_hidden(states, weight, tokens, mask, [0.5, 1.0])
+        tensor([[-0.1451, -0.4402]])
     """
     return virtual_log_probs(hidden_states, weight, tokens, mask, temperatures, **head).sum(dim=1)  # type: ignore[arg-type]
 

@@ -60,6 +60,26 @@ class TAMPOTrainer(GRPOTrainer):
         RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
 
     `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from tampo.mini_model import mini_model_path
+        >>> def shorter(completions, **columns):
+        ...     return [-float(len(completion)) for completion in completions]
+        >>> cpu = dict(use_cpu=True, bf16=False, model_init_kwargs={"dtype": "float32"})
+        >>> quiet = dict(report_to="none", disable_tqdm=True, logging_strategy="no", save_strategy="no")
+        >>> trainer = TAMPOTrainer(
+        ...     model=str(mini_model_path()),
+        ...     reward_funcs=shorter,
+        ...     args=TAMPOConfig("out", max_steps=2, max_completion_length=16, **cpu, **quiet),
+        ...     train_dataset=Dataset.from_dict({"prompt": ["1 + 2 =\\n", "3 + 4 =\\n"]}),
+        ... )
+        >>> result = trainer.train()  # doctest: +ELLIPSIS
+        {'train_runtime'...}
+        >>> trainer.controller.meta_policy.updates
+        2
+        >>> any(isinstance(callback, MetaPolicyCallback) for callback in trainer.callback_handler.callbacks)
+        True
     """
 
     # As in TRL, for its model card.

@@ -17,6 +17,14 @@ class TAMPOConfig(GRPOConfig):
 
     `temperature`, GRPO's own, is what the "fixed" controller samples at, and the temperature of evaluations during
     training under every controller. A parameter out of its range raises a ValueError that names it.
+
+    Example:
+        >>> config = TAMPOConfig("out", temperature_controller="linear", temperature_end=1.2, use_cpu=True, bf16=False)
+        >>> config.temperature_start, config.temperature_end
+        (0.9, 1.2)
+        >>> TAMPOConfig("out", meta_alpha=2, use_cpu=True, bf16=False)
+        Traceback (most recent call last):
+        ValueError: meta_alpha must be between 0 and 1, got 2.
     """
 
     temperature_controller: str = field(

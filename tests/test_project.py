@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,12 +145,18 @@ def test_import_tampo_loads_nothing_heavy():
     assert loaded.stdout.strip() == ""
 
 
+def doc_of(name):
+    return getattr(tampo, name).__doc__ or ""
+
+
 @pytest.mark.parametrize("name", tampo.__all__)
 def test_public_names_are_there_and_documented(name):
     value = getattr(tampo, name)
     if name != "__version__":
         assert value.__doc__
         assert value.__name__ == name
+        code = [example.source for n in tampo.__all__ for example in doctest.DocTestParser().get_examples(doc_of(n))]
+        assert any(name in source for source in code), "no example, which test_examples_in_docstrings would run"
 
 
 def test_unknown_attribute_is_an_attribute_error():
@@ -158,10 +165,15 @@ def test_unknown_attribute_is_an_attribute_error():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings(module):
+def test_examples_in_docstrings(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if module == "likelihood_kernel":
         pytest.importorskip("triton", reason="Triton is not installed")
     imported = importlib.import_module(f"tampo.{module}")
+    with suppress(ImportError):  # which greets on stdout when it is first used
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator()
     failed, _ = doctest.testmod(imported, extraglobs={"torch": torch})
     assert failed == 0
 
@@ -204,3 +216,11 @@ def test_command_line_names_the_unknown_scale(capsys):
 
     assert main(["params", "maxi"]) == 2
     assert "No scale 'maxi'" in capsys.readouterr().err
+
+
+def test_citation_is_of_this_version():
+    """That it is valid CFF was checked by cffconvert, which needs an older jsonschema than Jupyter."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["cff-version"], citation["version"]) == ("1.2.0", tampo.__version__)
+    assert {"title", "message", "authors", "license"} <= citation.keys()
+    assert "2602.11779" in citation["references"][0]["url"]
