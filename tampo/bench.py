@@ -33,7 +33,7 @@ from tampo.overhead_parts import (
 from tampo.provenance import write_manifest
 from tampo.runs import RunStore, evaluation_identity, training_identity
 from tampo.stats import Estimate
-from tampo.training import model_folder
+from tampo.training_data import model_folder
 
 
 @dataclass(frozen=True)

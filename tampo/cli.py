@@ -172,7 +172,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _overlaps(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.training import find_overlaps
+    from tampo.training_data import find_overlaps
 
     params = load_params(options.scale, options.overrides)
     pairs = find_overlaps(params.training())

@@ -156,7 +156,7 @@ def architecture(model: str) -> Architecture:
         return KNOWN[model]
     from transformers import AutoConfig
 
-    from tampo.training import model_folder
+    from tampo.training_data import model_folder
 
     try:
         config = AutoConfig.from_pretrained(model_folder(model)).get_text_config()

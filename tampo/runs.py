@@ -175,7 +175,7 @@ class RunStore:
     def evaluate(self, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
         """The record of an evaluation, samples.parquet, of the model that `training` makes (None: of `model`)."""
         from tampo.evaluate import evaluate, load_benchmarks, make_engine
-        from tampo.training import model_folder
+        from tampo.training_data import model_folder
 
         trained = None if training is None else self.train(training)
 
@@ -201,7 +201,7 @@ class RunStore:
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
     """What the record of a training is known by: its parameters, and the content of local weights and data."""
     from tampo.suites import get_suite
-    from tampo.training import model_revision
+    from tampo.training_data import model_revision
 
     digests = get_suite(config.suite).digests(True, config.data_dir)
     return config.identity() | {"model_revision": model_revision(config.model), "data_files": digests}
@@ -210,7 +210,7 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
     """What the record of an evaluation is known by: its parameters, the content of local data, and the model."""
     from tampo.suites import get_suite
-    from tampo.training import model_revision
+    from tampo.training_data import model_revision
 
     own = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
     if training is None:

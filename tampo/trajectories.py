@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from tampo.engines import derive_seed, sample_tokens
 from tampo.likelihood import virtual_log_probs
 from tampo.smollm import SMOLLM_TITLE, load_smollm, smollm_available
-from tampo.training import model_folder
+from tampo.training_data import model_folder
 
 # Settings by which some families scale their logits; the head below would leave that out.
 _SCALED_HEADS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")

@@ -38,7 +38,17 @@ LAYERS = (
     },
     {"control", "schedules", "entropy_rules", "bandits", "controllers"},
     {"choices", "tasks", "data", "prompts", "judging", "grading", "overlaps", "suites", "rewards"},
-    {"config", "fused_head", "trainer_config", "model_card", "trainer", "mini_model", "smollm", "training"},
+    {
+        "config",
+        "fused_head",
+        "trainer_config",
+        "model_card",
+        "trainer",
+        "mini_model",
+        "smollm",
+        "training_data",
+        "training",
+    },
     {
         "engines",
         "vllm_engine",

@@ -8,7 +8,7 @@ from tampo.config import ConfigError, load_params
 from tampo.rewards import accuracy_reward, completion_text, format_reward
 from tampo.suites import get_suite
 from tampo.tasks import Problem
-from tampo.training import load_training_data, reward_functions
+from tampo.training_data import load_training_data, reward_functions
 from tests.test_trainer import SETTINGS
 
 MATH = [

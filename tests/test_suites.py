@@ -10,13 +10,8 @@ from tampo.config import ConfigError, load_params
 from tampo.evaluate import load_benchmarks
 from tampo.mini_model import mini_model_path
 from tampo.suites import get_suite
-from tampo.training import (
-    leave_out_long_prompts,
-    load_training_data,
-    model_revision,
-    precision,
-    trainer_config,
-)
+from tampo.training import precision, trainer_config
+from tampo.training_data import leave_out_long_prompts, load_training_data, model_revision
 
 DATA = os.environ.get("TAMPO_DATA_DIR")
 needs_data = pytest.mark.skipif(not DATA, reason="TAMPO_DATA_DIR does not name a folder with the benchmark files")
