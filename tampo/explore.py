@@ -16,7 +16,7 @@ from tampo.explore_text import completions_html, problems, telling_problem
 from tampo.histories import History, Snapshot, find_histories, read_step
 from tampo.runs import RunStore, training_identity
 
-FOLLOW_EVERY = 5000  # milliseconds between two looks at a training that is under way
+FOLLOW_EVERY = 4  # seconds between two looks at a training that is under way
 
 
 def choose(histories: Sequence[History], store: RunStore, trainings: Sequence[TrainingConfig]) -> list[History]:
@@ -97,28 +97,29 @@ class Explorer:
         self._root = root
         self._figures: Sequence[tuple[Figure, Any]] = ()
         self._snapshots: list[Snapshot] = []
-        wide = widgets.Layout(width="100%")
-        look: dict[str, Any] = {"style": {"description_width": "70px"}, "layout": wide}
+        look: dict[str, Any] = {"style": {"description_width": "70px"}, "layout": {"width": "100%"}}
         self.runs = widgets.SelectMultiple(description="Trainings", rows=8, **look)
         # Only where the slider is let go: a figure takes a moment.
-        self.step = widgets.IntSlider(
-            step, min=1, max=max(step, 1), description="Step", continuous_update=False, **look
-        )
+        given = {"min": 1, "max": max(step, 1), "continuous_update": False}
+        self.step = widgets.IntSlider(step, description="Step", **given, **look)
         self.problem = widgets.Dropdown(description="Problem", **look)
         self.rollout = widgets.Dropdown(description="Rollout", **look)
-        self.refresh = widgets.Button(description="Refresh", tooltip="Look for new steps and trainings", icon="refresh")
-        self.follow = widgets.Play(max=10**6, interval=FOLLOW_EVERY, show_repeat=False)
-        self.follow_label = widgets.Label("follow a training that is under way")
-        self.status = widgets.HTML()
+        self.refresh = widgets.Button(description="Refresh", icon="refresh", layout={"width": "100px"})
+        self.follow = widgets.Play(max=10**6, interval=1000 * FOLLOW_EVERY, show_repeat=False)
+        self.status, self.note = widgets.HTML(), widgets.HTML()
         self.policy, self.curves, self.likelihood = (
-            widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="1000px")) for _ in range(3)
+            widgets.Image(format="png", layout={"width": "100%", "max_width": "1000px"}) for _ in range(3)
         )
-        self.completions, self.note = widgets.HTML(layout=wide), widgets.HTML()
-        live_row = widgets.HBox([self.refresh, self.follow, self.follow_label])
-        right = widgets.VBox([self.step, self.problem, self.rollout, live_row, self.status], layout=wide)
-        views = [self.policy, self.curves, self.completions, self.note, self.likelihood]
-        self.panel = widgets.VBox([widgets.HBox([self.runs, right], layout=wide), *views])
+        self.completions = widgets.HTML(layout={"width": "100%"})
 
+        words = widgets.Label(f"every {FOLLOW_EVERY} s, while ▶", layout={"flex": "1 0 auto"})
+        indented = {"margin": "0 0 0 76px", "align_items": "center"}  # as wide as the descriptions
+        again = widgets.HBox([self.refresh, self.follow, words], layout=indented)
+        status = widgets.HBox([self.status], layout=indented)
+        fields = [self.step, self.problem, self.rollout, again, status]
+        top = widgets.HBox([self.runs, widgets.VBox(fields, layout={"width": "100%"})])
+        views = [self.policy, self.curves, self.completions, self.note, self.likelihood]
+        self.panel = widgets.VBox([top, *views])
         self._observers: dict[Any, Callable[[Any], None]] = {
             self.runs: lambda change: self._show_runs(),
             self.step: lambda change: self._show_step(),
@@ -177,7 +178,9 @@ class Explorer:
         self._show_rollout()
 
     def _show_rollout(self) -> None:
-        self.status.value = f"Step {self.step.value} of {self.step.max}, {len(self._chosen)} trainings."
+        self.status.value = (
+            f"Step {self.step.value} of {self.step.max}. {len(self._chosen)} of {len(self._histories)} trainings."
+        )
         self.note.value, self.likelihood.layout.display = "", "none"
         if self.rollout.value is not None:
             place, number = self.rollout.value

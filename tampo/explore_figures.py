@@ -33,7 +33,9 @@ _LINES = ("-", "--", "-.", ":")
 _PALETTE = sns.color_palette("colorblind")
 # Colour and line style: each alone tells them apart.
 _SIGNS = {1: ("A > 0", _PALETTE[0], "-"), -1: ("A < 0", _PALETTE[1], "--"), 0: ("A = 0", (0.4, 0.4, 0.4), "-.")}
-_DRAWN = {"color": "#d55e00", "marker": "o", "linestyle": "", "mec": "white", "mew": 0.4, "ms": 4}
+_DRAWN: dict[str, Any] = {"color": "#d55e00", "marker": "o", "linestyle": "", "mec": "white", "mew": 0.4} | {
+    "label": "T that the step sampled at"
+}
 _ALONG_STEPS = "along steps"  # mark of the axes that `mark_step` draws on
 _MARKER = "step marker"
 
@@ -47,36 +49,32 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
     maps = {label: table for label, log in logs.items() if len(table := meta_policy_probabilities(log))}
     others = {label: log for label, log in logs.items() if label not in maps}
     panels = len(maps) + bool(others)
-    rows, highest = -(-panels // 2), max((table.to_numpy().max() for table in maps.values()), default=1.0)
+    rows, looks = -(-panels // 2), dict(zip(logs, _looks(len(logs)), strict=True))
+    highest = max((table.to_numpy().max() for table in maps.values()), default=1.0)
     first, last = min(log["step"].min() for log in logs.values()), max(log["step"].max() for log in logs.values())
-    size = (9.6, 0.6 + 0.1 * len(others) + 2.9 * rows)
     with style():
+        size = (9.6, 0.6 + 0.1 * len(others) + 2.9 * rows)
         figure, grid = plt.subplots(rows, 2, figsize=size, layout="constrained", squeeze=False, sharey=True)
         plt.close(figure)  # a notebook would show it a second time
-        for axes in grid.flat[panels:]:
-            axes.axis("off")
-        mesh, handles = None, []
+        handles = []
         for axes, (label, table) in zip(grid.flat, maps.items(), strict=False):
-            steps = np.arange(logs[label]["step"].min(), logs[label]["step"].max() + 1)
-            whole = table.reindex(columns=steps)  # a step that is missing stays white
-            edges = (_edges(steps), _edges(table.index.to_numpy()))
-            mesh = axes.pcolormesh(*edges, whole, cmap="Blues", vmin=0, vmax=highest, rasterized=True)
-            dots = axes.plot(
-                logs[label]["step"], logs[label]["temperature"], **_DRAWN, label="T that a step sampled at"
-            )
-            handles = dots
+            edges = (_edges(table.columns.to_numpy()), _edges(table.index.to_numpy()))
+            mesh = axes.pcolormesh(*edges, table, cmap="Blues", vmin=0, vmax=highest, rasterized=True)
+            dots = float(np.clip(300 / table.shape[1], 4, 9))
+            handles = axes.plot(logs[label]["step"], logs[label]["temperature"], ms=dots, **_DRAWN)
             axes.set_title(label, pad=16)
-        if others:
-            axes, looks = grid.flat[len(maps)], dict(zip(logs, _looks(len(logs)), strict=True))
-            for label, log in others.items():
-                if "temperature" in log:
-                    handles = handles + axes.plot(log["step"], log["temperature"], label=label, **looks[label])
+        if maps:
+            figure.colorbar(mesh, ax=list(grid.flat[: len(maps)]), label="probability after the step", pad=0.02)
+        for label, log in others.items():
+            axes = grid.flat[len(maps)]
+            handles = handles + axes.plot(log["step"], log["temperature"], label=label, **looks[label])
             axes.set_title("without a meta-policy", pad=16)
         for axes in grid.flat[:panels]:
             _along_steps(axes, "temperature")
             axes.set_xlim(first - 0.5, last + 0.5)
-        if mesh is not None:
-            figure.colorbar(mesh, ax=list(grid.flat[: len(maps)]), label="probability after the step", pad=0.02)
+            axes.tick_params(labelleft=True)
+        for axes in grid.flat[panels:]:
+            axes.axis("off")
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -152,8 +150,10 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
             _draw_likelihood(right, temperatures, curve - curve.max(), look | {"alpha": 1 if chosen else 0.6})
             if chosen:
                 _draw_likelihood(left, temperatures, curve, look)
-        left.set(xlabel="temperature", ylabel="log-likelihood, nats (Eq. 8)", title=f"rollout {rollout}")
-        right.set(xlabel="temperature", ylabel="less its maximum, nats", title=f"all {len(group)} rollouts")
+        left.set(
+            xlabel="temperature", ylabel="log-likelihood, nats (Eq. 8)", title=f"{snapshot.label}: rollout {rollout}"
+        )
+        right.set(xlabel="temperature", ylabel="less its maximum, nats", title=f"all its {len(group)} rollouts")
         for axes in (left, right):
             if snapshot.temperature is not None:
                 axes.axvline(snapshot.temperature, color="0.6", linewidth=1, linestyle=":")

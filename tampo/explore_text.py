@@ -106,12 +106,11 @@ def _table(heads: str, rows: str, columns: int) -> str:
 
 
 def _head(snapshot: Snapshot, group: pd.DataFrame) -> str:
-    temperature = "T unknown" if snapshot.temperature is None else f"T = {snapshot.temperature:g}"
-    right = ""
+    words = ["T unknown" if snapshot.temperature is None else f"T = {snapshot.temperature:g}"]
     if len(group) and "verdict" in group:
-        right = f", {(group['verdict'] == 'correct').sum()} of {len(group)} correct"
-    label = f"{_escape(snapshot.label)}<br><small>step {snapshot.step}: {temperature}{right}</small>"
-    return f'<th style="text-align:left;vertical-align:bottom;padding:4px 8px">{label}</th>'
+        words.append(f"{(group['verdict'] == 'correct').sum()} of {len(group)} correct")
+    label = f"{_escape(snapshot.label)}<br><small>{', '.join(words)}</small>"
+    return f'<th style="text-align:left;vertical-align:bottom;padding:4px 8px;line-height:1.35">{label}</th>'
 
 
 def _rollout(number: int, row: pd.Series) -> str:
@@ -120,7 +119,7 @@ def _rollout(number: int, row: pd.Series) -> str:
     advantage = f"A = {row['advantage']:+.2f}"
     head = f"<small>{number}</small> <b>{mark} {_escape(verdict)}</b> <small>{advantage}</small>"
     text = _escape(plain_text(row["completion"]))
-    look = "white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0 0 0;background:none"
+    look = "white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;margin:2px 0 0 0;background:none"
     return _cell(f'{head}<pre style="{look}">\n{text}</pre>', border=f"4px solid {colour}")
 
 

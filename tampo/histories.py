@@ -157,7 +157,7 @@ def meta_policy_probabilities(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_histories(root: Path) -> list[History]:
-    """The trainings in a folder of records that have taken a step, those under way first, then by label."""
+    """The trainings in a folder of records that have taken a step: those under way first, in Table 1's order."""
     found = []
     for folder in sorted(Path(root).glob("training-*")):
         if not _NAME.fullmatch(folder.name):
@@ -168,7 +168,12 @@ def find_histories(root: Path) -> list[History]:
         if len(history.metrics()):
             found.append(history)
     labelled = [replace(h, label=label) for h, label in zip(found, _labels(found), strict=True)]
-    return sorted(labelled, key=lambda history: (history.manifest is not None, history.label))
+    return sorted(labelled, key=_order)
+
+
+def _order(history: History) -> tuple[Any, ...]:
+    rule = str(history.identity.get("controller"))
+    return history.manifest is not None, {"fixed": 0, "linear": 1, "tampo": 3}.get(rule, 2), history.label
 
 
 def _labels(histories: Sequence[History]) -> list[str]:
