@@ -129,15 +129,20 @@ class Explorer:
         for widget, observer in self._observers.items():
             widget.observe(observer, "value")
         self.refresh.on_click(lambda button: self.look_again())
-        self.follow.observe(lambda change: self.look_again(), "value")
+        self.follow.observe(lambda change: self.look_again(only_for_news=True), "value")
         self._find(names)
         self._show_runs()
 
-    def look_again(self) -> None:
-        """Read the folder anew: further trainings, further steps. Who is at the last step stays at the last step."""
-        at_end = self.step.value == self.step.max
+    def look_again(self, only_for_news: bool = False) -> None:
+        """Read the folder anew: further trainings, further steps. Who is at the last step stays at the last step.
+
+        Args:
+            only_for_news: Draw nothing where neither a training nor a step has come.
+        """
+        before, at_end = self.runs.options, self.step.value == self.step.max
         self._find(self.runs.value)
-        self._show_runs(at_end)
+        if self.runs.options != before or not only_for_news:
+            self._show_runs(at_end)
 
     def _find(self, names: Sequence[str]) -> None:
         self._histories = {history.name: history for history in find_histories(self._root)}
@@ -145,8 +150,9 @@ class Explorer:
         self._set(self.runs, options, tuple(name for name in self._histories if name in names))
 
     def _show_runs(self, at_end: bool = False) -> None:
-        self._chosen = [self._histories[name] for name in self.runs.value]
-        logs = {history.label: history.metrics() for history in self._chosen}
+        histories = [self._histories[name] for name in self.runs.value]
+        logs = {history.label: log for history in histories if len(log := history.metrics())}
+        self._chosen = [history for history in histories if history.label in logs]  # others have been removed since
         if not logs:
             self.status.value = "Choose one training or more (Ctrl or Shift for several)."
             return
@@ -170,25 +176,34 @@ class Explorer:
         problem = self.problem.value
         self.completions.value = completions_html(self._snapshots, problem)
         options = [
-            (f"{snapshot.label}: {number} {row.get('verdict', '')}, A = {row['advantage']:+.2f}", (place, number))
-            for place, snapshot in enumerate(self._snapshots)
+            (
+                f"{snapshot.label}: {number} {row.get('verdict', '')}, A = {row['advantage']:+.2f}",
+                (history.name, number),
+            )
+            for history, snapshot in zip(self._chosen, self._snapshots, strict=True)
             for number, row in snapshot.group(problem).iterrows()
         ]
-        self._set(self.rollout, options, telling_rollout(self._snapshots, problem))
+        value = self.rollout.value
+        if value not in [option for _, option in options]:
+            found = telling_rollout(self._snapshots, problem)
+            value = (self._chosen[found[0]].name, found[1]) if found else None
+        self._set(self.rollout, options, value)
         self._show_rollout()
 
     def _show_rollout(self) -> None:
         self.status.value = (
             f"Step {self.step.value} of {self.step.max}. {len(self._chosen)} of {len(self._histories)} trainings."
         )
-        self.note.value, self.likelihood.layout.display = "", "none"
+        picture, note = None, ""
         if self.rollout.value is not None:
-            place, number = self.rollout.value
+            name, number = self.rollout.value
+            snapshot = self._snapshots[[history.name for history in self._chosen].index(name)]
             try:
-                self.likelihood.value = png(likelihood_figure(self._snapshots[place], self.problem.value, number))
-                self.likelihood.layout.display = None
+                picture = png(likelihood_figure(snapshot, self.problem.value, number))
             except ValueError as error:
-                self.note.value = str(error)
+                note = str(error)
+        self.note.value, self.likelihood.layout.display = note, None if picture else "none"
+        self.likelihood.value = picture or b""
 
     def _set(self, widget: Any, options: Sequence[Any], value: Any) -> None:
         """Give a chooser other options and a value, without calling its observer."""

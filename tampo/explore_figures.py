@@ -6,6 +6,7 @@ it is shown again and again with another step marked.
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import cycle, islice
 from typing import Any
 
@@ -133,12 +134,8 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
     group = snapshot.group(problem)
     if rollout not in group.index or "log_likelihoods" not in group:
         raise ValueError("There is no such rollout with likelihoods.")
-    try:
-        curves = np.stack(group["log_likelihoods"].tolist()).astype(float)  # (G, K)
-    except (TypeError, ValueError) as error:
-        raise ValueError("The likelihoods of this problem's rollouts are not there, or not yet.") from error
-    temperatures = np.array(snapshot.candidates)  # (K,)
-    if curves.ndim != 2 or curves.shape[1] != len(temperatures):
+    curves, temperatures = _likelihoods(group), np.array(snapshot.candidates)  # (G, K), (K,)
+    if curves.shape[1] != len(temperatures):
         raise ValueError("The candidate temperatures of this training are not known.")
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
@@ -173,6 +170,14 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png", dpi=160)
     figure.set_layout_engine("none")
     return buffer.getvalue()
+
+
+def _likelihoods(group: pd.DataFrame) -> NDArray[np.float64]:
+    with suppress(TypeError, ValueError):  # some are missing, or of another length
+        curves = np.stack(group["log_likelihoods"].tolist()).astype(float)
+        if curves.ndim == 2:
+            return curves
+    raise ValueError("The likelihoods of this problem's rollouts are not there, or not yet.")
 
 
 def _draw_likelihood(axes: Axes, temperatures: NDArray[Any], curve: NDArray[Any], look: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ import pandas as pd
 
 from tampo.histories import Snapshot
 
+_UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of Unicode
+
 
 def problems(snapshots: Sequence[Snapshot]) -> list[str]:
     """The ids of the problems that the snapshots hold, each once, in order; first those that the first one holds."""
@@ -72,26 +74,20 @@ def plain_text(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    r"""`text` with characters that would not be seen, or would steer what shows it, as signs or escapes.
+    r"""`text` with an escape for each character that would not be seen, or would steer what shows it.
 
-    Line ends stay; control characters become Unicode's pictures of them, others (of direction, of no width) escapes.
+    Those are control characters but the line end, signs of direction or of no width, and what has no meaning yet.
 
     Example:
         >>> visible("a\x1b[2J\u202eb")
-        'a␛[2J\\u202eb'
+        'a\\x1b[2J\\u202eb'
     """
-    return "".join(_sign(c) if _unseen(c) else c for c in text)
+    return "".join(_escaped(c) if unicodedata.category(c) in _UNSEEN and c != "\n" else c for c in text)
 
 
-def _unseen(character: str) -> bool:
-    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
-
-
-def _sign(character: str) -> str:
+def _escaped(character: str) -> str:
     code = ord(character)
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2421 if code == 0x7F else 0x2400 + code)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _escape(value: Any) -> str:

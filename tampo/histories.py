@@ -190,7 +190,8 @@ def _labels(histories: Sequence[History]) -> list[str]:
         labels.append(", ".join(parts))
     several = {label for label, number in Counter(labels).items() if number > 1}
     return [
-        f"{label} ({h.name[9:13]})" if label in several else label for h, label in zip(histories, labels, strict=True)
+        f"{label} (training-…{h.name[-4:]})" if label in several else label
+        for h, label in zip(histories, labels, strict=True)
     ]
 
 

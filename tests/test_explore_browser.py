@@ -155,7 +155,7 @@ def test_explore(page, project):
         expect(picture).not_to_have_attribute("src", address)
     expect(controls).not_to_contain_text("step 4, sum-1")
     hostile = controls.locator("pre", has_text="tampo, seed 0, step 5, sum-1, rollout 1")
-    assert hostile.inner_text().endswith(HOSTILE.replace("\x1b", "␛").replace("\u202e", "\\u202e"))
+    assert hostile.inner_text().endswith(HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e"))
     assert controls.locator("script, pre *, h1, td img, mjx-container").count() == 0
     assert page.evaluate("() => window.ran") is None
 
