@@ -33,8 +33,8 @@ def choose(histories: Sequence[History], store: RunStore, trainings: Sequence[Tr
 
 
 def middle_step(histories: Sequence[History]) -> int:
-    """The step in the middle of the first training, so far."""
-    steps = histories[0].metrics()["step"]
+    """The step in the middle of the training that has the fewest so far."""
+    steps = min((history.metrics()["step"] for history in histories), key=len)
     return int(steps.iloc[len(steps) // 2])
 
 

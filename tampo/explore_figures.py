@@ -159,7 +159,7 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
         handles = [Line2D([], [], label=name, color=colour, ls=line) for name, colour, line in signs]
         handles += [Line2D([], [], color="0.3", linestyle="", marker="*", ms=9, label="T*")]
         if snapshot.temperature is not None:
-            handles += [Line2D([], [], color="0.6", linestyle=":", label=f"sampled at T = {snapshot.temperature:g}")]
+            handles += [Line2D([], [], color="0.6", linestyle=":", label=f"sampled at T = {snapshot.temperature:.3g}")]
         figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     return figure
 

@@ -102,7 +102,7 @@ def _table(heads: str, rows: str, columns: int) -> str:
 
 
 def _head(snapshot: Snapshot, group: pd.DataFrame) -> str:
-    words = ["T unknown" if snapshot.temperature is None else f"T = {snapshot.temperature:g}"]
+    words = ["T unknown" if snapshot.temperature is None else f"T = {snapshot.temperature:.3g}"]
     if len(group) and "verdict" in group:
         words.append(f"{(group['verdict'] == 'correct').sum()} of {len(group)} correct")
     label = f"{_escape(snapshot.label)}<br><small>{', '.join(words)}</small>"

@@ -68,7 +68,8 @@ class History:
         except _UNREADABLE:
             return pd.DataFrame({"step": pd.Series(dtype=int)})
         # A step that was taken again after an interruption is there twice.
-        return log.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+        log = log[log["step"] > 0].drop_duplicates("step", keep="last")
+        return log.sort_values("step", ignore_index=True)
 
     def rollouts(self, step: int) -> pd.DataFrame:
         """The rollouts of one step (from 1), as `tampo.runs.Record.rollouts`, also of a training under way.
@@ -157,7 +158,7 @@ def meta_policy_probabilities(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_histories(root: Path) -> list[History]:
-    """The trainings in a folder of records that have taken a step: those under way first, in Table 1's order."""
+    """The trainings in a folder of records that have taken a step; those under way first, then those of Table 1."""
     found = []
     for folder in sorted(Path(root).glob("training-*")):
         if not _NAME.fullmatch(folder.name):
@@ -172,8 +173,11 @@ def find_histories(root: Path) -> list[History]:
 
 
 def _order(history: History) -> tuple[Any, ...]:
-    rule = str(history.identity.get("controller"))
-    return history.manifest is not None, {"fixed": 0, "linear": 1, "tampo": 3}.get(rule, 2), history.label
+    """Those under way, then those with nothing unusual to tell; of each the first seed first, in Table 1's order."""
+    rule, seed = str(history.identity.get("controller")), history.identity.get("seed")
+    place = {"fixed": 0, "linear": 1, "tampo": 3}.get(rule, 2)
+    seed = seed if isinstance(seed, int) else -1
+    return history.manifest is not None, history.label.count(","), seed, place, history.label
 
 
 def _labels(histories: Sequence[History]) -> list[str]:

@@ -192,6 +192,7 @@ def test_first_choice(store):
     chosen = choose(histories, store, wanted)
     assert [history.label for history in chosen] == [f"{method.title}, seed 0" for method in TRAINED]
     assert middle_step(chosen) == 4
+    assert middle_step(histories) == 2, "a training under way has fewer steps"
     assert choose(histories, store, [PARAMS.training(alpha=0.3)]) == histories[:1]
     with pytest.raises(FileNotFoundError, match="no training yet"):
         choose([], store, wanted)
@@ -261,6 +262,17 @@ def test_controls_of_trainings_without_rollouts(tmp_path):
 
 def test_nobody_sits_at_a_script():
     assert not live()
+
+
+def test_a_saved_notebook_has_a_sentence_for_the_controls(store, monkeypatch):
+    """What a reader without the kernel, as on GitHub, finds in place of a widget."""
+    shown = []
+    monkeypatch.setattr(explore, "live", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    explore.show_controls(store.root, find_histories(store.root)[1:], 4)
+    (bundle,) = shown
+    assert set(bundle) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert "Run this notebook in JupyterLab" in bundle["text/html"]
 
 
 def test_executed_without_a_front_end(tmp_path, monkeypatch):

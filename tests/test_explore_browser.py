@@ -31,14 +31,14 @@ IDLE = """() => {
     return kernel?.status === "idle" && panel.content.widgets.every(
         cell => cell.model.type !== "code" || cell.model.executionCount !== null);
 }"""
-
-OUTPUTS = (
-    """() => window.jupyterapp.shell.currentWidget.context.model.toJSON().cells.flatMap(cell => cell.outputs ?? [])"""
-)
+OUTPUTS = """() => {
+    const notebook = window.jupyterapp.shell.currentWidget.context.model.toJSON();
+    return notebook.cells.flatMap(cell => cell.outputs ?? []);
+}"""
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path):
     """A folder like the project, with the notebook set to look at a small store."""
     root = tmp_path / "project"
     (root / "notebooks").mkdir(parents=True)
@@ -118,6 +118,7 @@ def processes_of(folder):
 def page(jupyter, tmp_path):
     """The notebook, all cells run; at the end nothing may have been complained about, by Python or by the browser."""
     complaints = []
+    playwright.expect.set_options(timeout=20_000)  # the rest of the suite may run beside
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 2700})
@@ -127,7 +128,7 @@ def page(jupyter, tmp_path):
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", timeout=60_000)
         page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
         page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function(IDLE, timeout=60_000)
+        page.wait_for_function(IDLE, timeout=120_000)
         page.locator(".widget-slider").scroll_into_view_if_needed()
         yield page
         kept = Path(os.environ.get("TAMPO_SCREENSHOTS", tmp_path))

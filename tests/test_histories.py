@@ -53,10 +53,10 @@ def test_labels_say_what_is_unusual_and_are_never_the_same(store):
         (folder / "manifest.json").write_text(json.dumps({"identity": own}))
         metrics(TAMPO).to_csv(folder / "metrics.csv", index=False)
     assert [history.label for history in find_histories(store.root)] == [
-        "TAMPO, model mini-rare, seed 1",
         "TAMPO, seed 0",
         "TAMPO, seed 1 (training-…0001)",
         "TAMPO, seed 1 (training-…0004)",
+        "TAMPO, model mini-rare, seed 1",
         "TAMPO, α = 0.1, seed 1",
     ]
 
@@ -100,7 +100,9 @@ def test_a_training_under_way(store):
         history.rollouts(4)
     assert "not there, or not yet" in read_step(history, 5).note
     with open(folder / LIVE_LOG, "a") as file:
-        file.write('\n{"step": 2, "reward": 7.0}\n[]\n{"reward": 1}\n{"step": "x"}\n{"step": 4, "reward": NaN}\n')
+        file.write(
+            '\n{"step": 2, "reward": 7.0}\n[]\n{"reward": 1}\n{"step": "x"}\n{"step": 0}\n{"step": 4, "reward": NaN}\n'
+        )
     log = find_histories(store.root)[0].metrics()
     assert log["step"].tolist() == [1, 2, 3, 4]
     assert log["reward"][1] == 7.0
