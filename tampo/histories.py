@@ -7,7 +7,7 @@ is at it, and after it was interrupted. What else lies in the folder, and what c
 import json
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,19 @@ import pyarrow
 from tampo.runs import LIVE_LOG, MANIFEST, PARAMETERS
 
 _NAME = re.compile(r"training-[0-9a-f]{16}")
-_PROBABILITY = re.compile(r"meta_policy/p\(([0-9.e+-]+)\)")
+_PROBABILITY = re.compile(r"\w+/p\(([0-9.e+-]+)\)")  # of TAMPO, and of a bandit that draws
+# The rule of the temperature, in the words of the tables.
+_TITLES = {
+    "fixed": "GRPO (T = {temperature})",
+    "linear": "GRPO (T = {temperature_start} → {temperature_end})",
+    "cosine": "Cosine ({temperature_start} → {temperature_end})",
+    "staged": "Staged {temperature_stages}",
+    "entropy-target": "EntropyTarget ({target_entropy})",
+    "e3": "E3",
+    "exp3": "EXP3",
+    "ucb": "UCB",
+    "tampo": "TAMPO",
+}
 _ROLLOUT_COLUMNS = {"prompt", "completion", "problem_id", "advantage"}  # no view does without
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 
@@ -146,7 +158,7 @@ def read_step(history: History, step: int) -> Snapshot:
 
 
 def meta_policy_probabilities(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The meta-policy of each step of a log, after the step's update: the next step draws from it.
+    """The meta-policy of each step of a log, after the step's update: the next step draws from it. EXP3 has one, too.
 
     Returns:
         Probabilities, a row for each candidate temperature (K, in order), a column for each step (N); no rows for a
@@ -175,7 +187,7 @@ def find_histories(root: Path) -> list[History]:
 def _order(history: History) -> tuple[Any, ...]:
     """Those under way, then those with nothing unusual to tell; of each the first seed first, in Table 1's order."""
     rule, seed = str(history.identity.get("controller")), history.identity.get("seed")
-    place = {"fixed": 0, "linear": 1, "tampo": 3}.get(rule, 2)
+    place = [*_TITLES].index(rule) if rule in _TITLES else len(_TITLES)
     seed = seed if isinstance(seed, int) else -1
     return history.manifest is not None, history.label.count(","), seed, place, history.label
 
@@ -200,13 +212,8 @@ def _labels(histories: Sequence[History]) -> list[str]:
 
 
 def _title(identity: dict[str, Any]) -> str:
-    """The rule of the temperature, in the words of Table 1."""
-    rule = identity.get("controller", "unknown rule")
-    if rule == "fixed":
-        return f"GRPO (T = {identity.get('temperature')})"
-    if rule == "linear":
-        return f"GRPO (T = {identity.get('temperature_start')} → {identity.get('temperature_end')})"
-    return "TAMPO" if rule == "tampo" else str(rule)
+    rule = str(identity.get("controller", "unknown rule"))
+    return _TITLES.get(rule, rule).format_map(defaultdict(lambda: "?", identity))
 
 
 def _commonest(values: list[Any]) -> Any:

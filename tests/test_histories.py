@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from tampo.config import load_params
+from tampo.controllers import CONTROLLERS
 from tampo.experiments import TRAINED
 from tampo.histories import NoRollouts, find_histories, meta_policy_probabilities, read_step
 from tampo.runs import LIVE_LOG, PARAMETERS, RunStore, training_identity
@@ -86,6 +87,8 @@ def test_probabilities_are_those_of_the_log():
     np.testing.assert_array_equal(table.loc[1.5], log["meta_policy/p(1.5)"])
     np.testing.assert_allclose(table.sum(), 1)
     assert meta_policy_probabilities(metrics(FIXED)).empty
+    exp3 = log.rename(columns=lambda name: name.replace("meta_policy", "controller"))
+    pd.testing.assert_frame_equal(meta_policy_probabilities(exp3), table)
 
 
 def test_a_training_under_way(store):
@@ -122,6 +125,20 @@ def test_an_earlier_version_kept_no_rollouts(store, monkeypatch):
     monkeypatch.chdir(store.root.parent)
     note = read_step(find_histories(store.root)[0], 2).note
     assert f"remove the folder runs/{folder.name} and run this notebook again" in note
+
+
+def test_every_rule_has_a_title(store):
+    """In the words of the tables; a rule of a later version has its name, a missing parameter a question mark."""
+    for number, controller in enumerate((*CONTROLLERS, "rule-of-tomorrow")):
+        folder = store.root / f"training-{number:016x}"
+        folder.mkdir(parents=True)
+        own = {"controller": controller, "temperature_start": 0.9, "temperature_stages": [0.9, 1.5], "seed": 0}
+        (folder / "manifest.json").write_text(json.dumps({"identity": own}))
+        metrics(FIXED).to_csv(folder / "metrics.csv", index=False)
+    labels = {history.label for history in find_histories(store.root)}
+    assert {"Cosine (0.9 → ?), seed 0", "Staged [0.9, 1.5], seed 0", "EXP3, seed 0", "UCB, seed 0"} <= labels
+    assert {"EntropyTarget (?), seed 0", "rule-of-tomorrow, seed 0"} <= labels
+    assert len(labels) == len(CONTROLLERS) + 1
 
 
 @pytest.mark.parametrize(
