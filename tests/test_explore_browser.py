@@ -178,7 +178,10 @@ def test_explore(page, project):
     take_steps(folder, TRAINED[-1], 1, range(4, 6))
     controls.get_by_role("button", name="Refresh").click()
     expect(controls).to_contain_text("tampo, seed 1, step 5, sum-2")
+    before = [picture.get_attribute("src") for picture in pictures]
     controls.locator(".widget-play button").first.click()
     take_steps(folder, TRAINED[-1], 1, range(6, 7))
-    expect(page.get_by_label("Trainings")).to_contain_text("TAMPO, seed 1, at step 6 of 6", timeout=15_000)
+    expect(page.get_by_label("Trainings")).to_contain_text("TAMPO, seed 1, at step 6 of 6")
+    for picture, address in zip(pictures[:2], before[:2], strict=True):
+        expect(picture).not_to_have_attribute("src", address)
     controls.locator(".widget-play button").first.click()  # which is "pause" now
