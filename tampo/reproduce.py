@@ -27,6 +27,7 @@ from tampo.experiments import (
     TABLE3,
     TABLE4,
     TABLE5,
+    TRAINED,
     Method,
     experiment_jobs,
 )
@@ -91,6 +92,7 @@ PARTS = (
     Part("claims"),
     Part("study_likelihood", LIKELIHOODS, ablation=True),
     Part("study_exploration", EXPLORATION, variants=RARE_PARAMS, ablation=True),
+    Part("explore", TRAINED),
     Part("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
 )
 

@@ -28,6 +28,7 @@ from tampo.provenance import provenance
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+PARAMETERS = "params.json"  # the identity of a training that is under way
 LIVE_LOG = "log.jsonl"  # of a training that is under way; a step that was taken again is there twice
 
 # Raised when the code changes what a config produces, so that records of older code are not taken for new ones.
@@ -123,7 +124,7 @@ class RunStore:
             start = time.time()
             extra = build(folder)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            for name in (PROGRESS, LIVE_LOG):
+            for name in (PROGRESS, PARAMETERS, LIVE_LOG):
                 (folder / name).unlink(missing_ok=True)
             manifest = {
                 "kind": kind,
@@ -158,6 +159,7 @@ class RunStore:
                 with open(folder / LIVE_LOG, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
+            write_json(folder / PARAMETERS, identity)  # so that who looks on knows what is trained
             rows, source = train(config, folder, note)
             add_run(folder / "model" / "README.md", identity, provenance())
             log = pd.DataFrame(rows)

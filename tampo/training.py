@@ -190,9 +190,11 @@ def _trackers(config: TrainingConfig, folder: Path) -> Iterator[None]:
 def _keep_rollouts(folder: Path, target: Path) -> None:
     """One file of TRL's tables of completions, one a step; a step that was taken again has replaced its table."""
     tables = [parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    rows = max(len(table) for table in tables)  # in a row group: who reads one step need not read the others
     with atomic_path(target) as temporary:
         # A column that is empty in one step has no type there.
-        parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), temporary, compression="zstd")
+        table = pyarrow.concat_tables(tables, promote_options="permissive")
+        parquet.write_table(table, temporary, row_group_size=rows, compression="zstd")
 
 
 def make_trainer(

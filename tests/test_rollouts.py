@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tampo.config import load_params
+from tampo.files import write_json
 from tampo.interrupts import Interrupted
-from tampo.runs import LIVE_LOG, RunStore, training_identity
+from tampo.runs import LIVE_LOG, PARAMETERS, RunStore, training_identity
 from tampo.trajectories import Trajectory, load_language_model, token_log_probs
 
 SMALL = {"prompts_per_step": 2, "micro_batch": 8, "train_problems": 20, "max_completion_length": 24, "steps": 3}
@@ -59,8 +60,9 @@ def test_the_log_of_a_running_training_can_be_read(tmp_path, monkeypatch):
     folder = store.folder("training", training_identity(params.training()))
 
     def stop(path, row):
-        if row["step"] == 2:
+        if row.get("step") == 2:
             raise Interrupted("here")
+        write_json(path, row)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr("tampo.runs.write_json", stop)
@@ -68,10 +70,12 @@ def test_the_log_of_a_running_training_can_be_read(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (folder / LIVE_LOG).read_text().splitlines()]
     assert [row["step"] for row in rows] == [1]
     assert {"reward", "entropy", "temperature", "meta_policy/p(0.6)"} <= rows[0].keys()
+    assert json.loads((folder / PARAMETERS).read_text()) == training_identity(params.training())
     record = store.train(params.training())
     assert record.metrics()["step"].tolist() == [1, 2, 3]
     assert len(record.rollouts(1)) == len(record.rollouts(3)) == 16
     assert not (folder / LIVE_LOG).exists()
+    assert not (folder / PARAMETERS).exists()
 
 
 def test_a_completion_cannot_forge_a_chat_turn(tmp_path, monkeypatch, capsys):
