@@ -50,12 +50,13 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
     maps = {label: table for label, log in logs.items() if len(table := meta_policy_probabilities(log))}
     others = {label: log for label, log in logs.items() if label not in maps}
     panels = len(maps) + bool(others)
-    rows, looks = -(-panels // 2), dict(zip(logs, _looks(len(logs)), strict=True))
+    columns = min(panels, 2)
+    rows, looks = -(-panels // columns), dict(zip(logs, _looks(len(logs)), strict=True))
     highest = max((table.to_numpy().max() for table in maps.values()), default=1.0)
     first, last = min(log["step"].min() for log in logs.values()), max(log["step"].max() for log in logs.values())
     with style():
-        size = (9.6, 0.6 + 0.1 * len(others) + 2.9 * rows)
-        figure, grid = plt.subplots(rows, 2, figsize=size, layout="constrained", squeeze=False, sharey=True)
+        size = (4.8 * columns, 0.6 + 0.1 * len(others) + 2.9 * rows)
+        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
         plt.close(figure)  # a notebook would show it a second time
         handles = []
         for axes, (label, table) in zip(grid.flat, maps.items(), strict=False):

@@ -22,6 +22,7 @@ from tampo.experiments import (
     EXPLORATION,
     LIKELIHOODS,
     RARE_PARAMS,
+    RULES,
     TABLE1,
     TABLE2,
     TABLE3,
@@ -50,6 +51,7 @@ class Part:
         ablation: Whether it uses the first `ABLATION_SEEDS` seeds only.
         temperatures: Evaluation temperatures beside that of the parameters.
         alone: Whether it measures times, so that nothing else should run beside it.
+        one_seed: Whether it is a single training, of the first seed.
     """
 
     notebook: str
@@ -58,6 +60,7 @@ class Part:
     ablation: bool = False
     temperatures: tuple[float, ...] = ()
     alone: bool = False
+    one_seed: bool = False
 
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """What the notebook is executed with.
@@ -66,7 +69,8 @@ class Part:
             KeyError: There is no such variant of the scale.
         """
         chosen = list(seeds)[:ABLATION_SEEDS] if self.ablation else list(seeds)
-        return {"params": self.variants[scale] if self.variants else scale, "seeds": chosen}
+        own = {"seed": chosen[0]} if self.one_seed else {"seeds": chosen}
+        return {"params": self.variants[scale] if self.variants else scale} | own
 
     def jobs(self, params: Params) -> list[Job]:
         """The runs it needs with these parameters."""
@@ -78,6 +82,7 @@ class Part:
 
 
 PARTS = (
+    Part("quickstart", one_seed=True),
     Part("table1", TABLE1),
     Part("table2", TABLE2, ablation=True),
     Part("table3", TABLE3, ablation=True),
@@ -93,6 +98,7 @@ PARTS = (
     Part("study_likelihood", LIKELIHOODS, ablation=True),
     Part("study_exploration", EXPLORATION, variants=RARE_PARAMS, ablation=True),
     Part("explore", TRAINED),
+    Part("controllers", RULES),
     Part("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
 )
 
