@@ -5,6 +5,7 @@ not obeyed. It stands in <pre>, where JupyterLab and GitHub look for neither Mar
 """
 
 import html
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 
 from tampo.histories import Snapshot
 
+_LINE_ENDS = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of Unicode
 
 
@@ -62,14 +64,17 @@ def completions_html(snapshots: Sequence[Snapshot], problem: str | None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """A prompt or completion as text: itself, or of a list of chat messages each role and content.
+    r"""A prompt or completion as text: itself, or of a list of chat messages each role and content.
+
+    Further lines of a message are indented, so that no content looks like the next turn.
 
     Example:
-        >>> plain_text([{"role": "user", "content": "1+1?"}])
-        'user: 1+1?'
+        >>> plain_text([{"role": "assistant", "content": "2\nuser: and 2+2?"}])
+        'assistant: 2\n    user: and 2+2?'
     """
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-        return "\n".join(f"{m.get('role')}: {m.get('content')}" if isinstance(m, dict) else str(m) for m in value)
+        turns = [f"{m.get('role')}: {m.get('content')}" if isinstance(m, dict) else str(m) for m in value]
+        return "\n".join("\n    ".join(re.split(_LINE_ENDS, turn)) for turn in turns)
     return str(value)
 
 

@@ -47,7 +47,7 @@ def test_all_runs_are_asked_for_once_and_before_the_notebooks(monkeypatch):
 
 
 def test_refusals(capsys):
-    with pytest.raises(ConfigError, match=r"Unknown notebook 'table7'; known are table1, .*study_evaluation"):
+    with pytest.raises(ConfigError, match=r"Unknown notebook 'table7'; known are quickstart, table1, .*claims"):
         reproduce("mini", only=["table7"])
     assert main(["reproduce", "maxi"]) == 2
     assert "No scale 'maxi'" in capsys.readouterr().err
