@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -53,12 +53,18 @@ def stop_on_signals(notice: str = "Stopping after this step; what was done is ke
             signal.signal(number, handler)
 
 
-def stop_with_parent() -> None:
-    """Send this process SIGTERM once its standard input ends, which a parent that dies cannot prevent."""
+def stop_with_parent(take: Callable[[str], object] = lambda line: None) -> None:
+    """Send this process SIGTERM once its standard input ends, which a parent that dies cannot prevent.
+
+    Until then each line of it is given to `take`, in a thread of its own.
+    """
 
     def wait() -> None:
-        while os.read(0, 1024):  # not by sys.stdin, whose lock would be held at exit
-            pass
+        rest = b""
+        while read := os.read(0, 65536):  # not by sys.stdin, whose lock would be held at exit
+            *lines, rest = (rest + read).split(b"\n")
+            for line in lines:
+                take(line.decode())
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

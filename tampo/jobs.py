@@ -1,4 +1,4 @@
-"""Several runs side by side, each in a process of its own with one thread.
+"""Several runs side by side, in processes with one thread each.
 
 One thread a run, because a model small enough for a CPU gains nothing from more, and two processes with two threads
 each on two cores are several times slower than with one each.
@@ -6,10 +6,13 @@ each on two cores are several times slower than with one each.
 
 import json
 import os
+import queue
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,17 +144,17 @@ def this_tampo() -> dict[str, str]:
 
 def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callable[[str], None], every: float) -> None:
     store.root.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(jobs), list[_Worker]()
+    waiting, running, idle = list(jobs), list[_Worker](), list[_Worker]()
     start = said = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_Worker(store, waiting.pop(0)))
+                running.append(idle.pop() if idle else _Worker())
+                running[-1].give(waiting.pop(0), store)
             time.sleep(0.2)
-            ended = [worker for worker in running if worker.process.poll() is not None]
-            for worker in ended:
+            for worker in [worker for worker in running if worker.is_done()]:
                 running.remove(worker)
-                worker.check()
+                idle += [worker] if worker.can_go_on() else []
                 done = len(jobs) - len(waiting) - len(running)
                 say(f"[{_clock(start)}] {worker.job.label}: done ({done} of {len(jobs)})")
             if running and time.monotonic() - said >= every:
@@ -159,31 +162,79 @@ def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callab
                 say(f"[{_clock(start)}] " + " | ".join(f"{w.job.label}: {w.job.progress(store)}" for w in running))
     finally:  # after an error or Ctrl-C; what was done stays in the checkpoints
         for worker in running:
-            worker.process.terminate()
-        for worker in running:
-            worker.process.wait()
+            worker.process.terminate()  # all of them, before the first is waited for
+        for worker in running + idle:
+            worker.stop()
 
 
 class _Worker:
-    """A process that makes the records of one job."""
+    """A process that makes the records of one job after the other: it takes seconds to import what they need."""
 
-    def __init__(self, store: RunStore, job: Job) -> None:
-        self.job = job
-        self.log = store.root / f"{job.folder(store).name}.log"
-        with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tampo.jobs", job.order(store)],
-                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
-                stdout=log,
-                stderr=log,
-                env=os.environ | worker_environment(),
-            )
+    job: Job
+    log: Path
 
-    def check(self) -> None:
-        if self.process.returncode:
-            end = end_of_log(self.log)
-            raise RunFailed(f"{self.job.label} failed (exit {self.process.returncode}); from {self.log}:\n{end}")
+    def __init__(self) -> None:
+        self._answers, answers = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tampo.jobs", str(answers)],
+            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[answers],
+            env=os.environ | worker_environment(),
+        )
+        os.close(answers)
+
+    def give(self, job: Job, store: RunStore) -> None:
+        """Let it begin with a job."""
+        self.job, self.log = job, store.root / f"{job.folder(store).name}.log"
+        order = {"order": job.order(store), "log": str(self.log)}
+        assert self.process.stdin is not None, "a pipe"
+        with suppress(BrokenPipeError):  # it is gone: `is_done` says so
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def is_done(self) -> bool:
+        """Whether it is done with its job. Raises RunFailed where it ended without."""
+        answered = select.select([self._answers], [], [], 0)[0]
+        if not answered and self.process.poll() is None:
+            return False
+        if not answered or not os.read(self._answers, 1):  # no answer, or the end of all answers
+            status, end = self.process.wait(), end_of_log(self.log)
+            raise RunFailed(f"{self.job.label} failed (exit {status}); from {self.log}:\n{end}")
         self.log.unlink(missing_ok=True)
+        return True
+
+    def can_go_on(self) -> bool:
+        """Whether it can take another job; else it is sent away, as a vLLM engine keeps its memory until the end."""
+        training, evaluation = self.job.training, self.job.evaluation
+        engines = {evaluation.eval_engine, training.rollout_engine if training else "transformers"}
+        if engines == {"transformers"}:
+            return True
+        self.stop()
+        return False
+
+    def stop(self) -> None:
+        """End it, at once or after the step of a training that runs, which is saved."""
+        self.process.terminate()
+        self.process.wait()
+        os.close(self._answers)
+
+
+def work(answers: int) -> None:
+    """What a worker does: carry out the orders that come by standard input, and answer each with a byte."""
+    orders = queue.SimpleQueue[str]()
+    stop_with_parent(orders.put)
+    while True:
+        order = json.loads(orders.get())
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.close(log)
+        carry_out(order["order"])
+        for printed in (sys.stdout, sys.stderr):
+            printed.flush()
+        os.write(answers, b".")
 
 
 def end_of_log(log: Path) -> str:
@@ -207,5 +258,4 @@ def _clock(start: float) -> str:
 
 
 if __name__ == "__main__":
-    stop_with_parent()
-    carry_out(sys.argv[1])
+    work(int(sys.argv[1]))

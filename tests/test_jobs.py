@@ -1,19 +1,11 @@
-"""Training and evaluation for real, at smoke scale: side by side, resumed after kill -9, equal to the bit."""
-
-import hashlib
-import os
-import signal
-import subprocess
-import sys
-import time
+"""Training and evaluation for real, at smoke scale: side by side, in one process or several, equal to the bit."""
 
 import pandas as pd
 import pytest
 
-from tampo.checkpoints import last_whole_checkpoint
 from tampo.config import load_params
 from tampo.jobs import Job, RunFailed, run_jobs
-from tampo.runs import RunStore, training_identity
+from tampo.runs import RunStore
 
 SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16}
 SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}
@@ -85,12 +77,15 @@ def test_a_second_call_makes_nothing(finished):
     assert lines == ["3 of 3 runs are there."]
 
 
-def test_the_same_params_give_the_same_bits(finished, params, tmp_path):
+def test_the_same_params_give_the_same_bits(finished, tmp_path):
+    """Also one after the other in one process, where the first ones were spread over two."""
     _, jobs, records, _ = finished
-    (training, evaluation), *_ = run_jobs(RunStore(tmp_path), jobs[:1], say=lambda line: None)
-    assert training.manifest["files"] == records[0][0].manifest["files"]
-    pd.testing.assert_frame_equal(evaluation.samples(), records[0][1].samples())
-    assert evaluation.manifest["files"] == records[0][1].manifest["files"]
+    again = run_jobs(RunStore(tmp_path), jobs, workers=1, say=lambda line: None)
+    for (training, evaluation), (first_training, first_evaluation) in zip(again, records, strict=True):
+        pd.testing.assert_frame_equal(evaluation.samples(), first_evaluation.samples())
+        assert evaluation.manifest["files"] == first_evaluation.manifest["files"]
+        if training is not None:
+            assert training.manifest["files"] == first_training.manifest["files"]
 
 
 def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
@@ -107,44 +102,17 @@ def test_a_failing_job_says_why_and_where(params, tmp_path):
     assert "no-such-model" in str(raised.value)
 
 
-TRAIN = """
-import sys, json, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from tampo import training
-from tampo.config import TrainingConfig
-from tampo.runs import RunStore
-training.CHECKPOINT_STEPS = 2
-RunStore(Path(sys.argv[1])).train(TrainingConfig(**json.loads(sys.argv[2])))
-"""
+def test_a_worker_that_is_killed_between_two_jobs_or_in_one_is_noticed(finished, params, tmp_path, monkeypatch):
+    """kill -9 takes no leave; the run says so instead of waiting for ever."""
+    from tampo import jobs as module
 
+    given = module._Worker.give
 
-def test_a_killed_training_ends_in_the_same_bits(tmp_path):
-    """kill -9 at three points of a run, each followed by another start."""
-    config = load_params("smoke", SMALL | {"steps": 12}).training()
-    command = [sys.executable, "-c", TRAIN, "PLACE", config.model_dump_json()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    def give(worker, job, store):
+        given(worker, job, store)
+        worker.process.kill()
 
-    def start(root):
-        return subprocess.Popen(
-            [root if part == "PLACE" else part for part in command], env=environment, stdout=subprocess.DEVNULL
-        )
-
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert start(str(whole)).wait(timeout=120) == 0
-    folder = RunStore(cut).folder("training", training_identity(config))
-    for steps in (2, 6, 10):
-        process = start(str(cut))
-        while int((last_whole_checkpoint(folder / "checkpoints") or "x-0").rsplit("-", 1)[1]) < steps:
-            assert process.poll() is None, "killed too late to test anything"
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert RunStore(cut).load("training", training_identity(config)) is None
-    assert start(str(cut)).wait(timeout=120) == 0
-    records = [RunStore(root).load("training", training_identity(config)) for root in (whole, cut)]
-    assert records[0] is not None
-    assert records[1] is not None
-    for name in ("model/model.safetensors", "metrics.csv"):
-        contents = [(record.folder / name).read_bytes() for record in records]
-        assert hashlib.sha256(contents[0]).digest() == hashlib.sha256(contents[1]).digest(), name
+    monkeypatch.setattr(module._Worker, "give", give)
+    job = Job("cut", params.evaluation(), params.training(seed=5))
+    with pytest.raises(RunFailed, match=r"cut failed \(exit -9\)"):
+        run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
