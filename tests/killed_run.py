@@ -30,6 +30,7 @@ PLACES = {
     "checkpoint, weights": ("transformers", "PreTrainedModel.save_pretrained"),
     "checkpoint, controller": ("tampo.trainer", "write_json"),
     "checkpoint, seal": ("tampo.training", "seal_checkpoint"),
+    "rollouts": ("tampo.training", "_keep_rollouts"),
     "metrics": ("tampo.runs", "atomic_path"),
     "manifest": ("tampo.runs", "provenance"),
     "evaluation": ("tampo.evaluate", "_evaluate_benchmark"),

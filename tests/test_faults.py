@@ -49,11 +49,11 @@ def folders(root, params=PARAMS):
 
 
 def bits(root, params=PARAMS):
-    """Checksums of weights, log (with its temperatures) and samples, which are all that a finished run leaves."""
+    """Checksums of all that a finished run leaves: weights, card, log with its temperatures, rollouts, samples."""
     training, evaluation = folders(root, params)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
     files = manifests[0]["files"] | manifests[1]["files"]
-    assert {"model/model.safetensors", "metrics.csv", "samples.parquet"} <= files.keys()
+    assert {"model/model.safetensors", "metrics.csv", "rollouts.parquet", "samples.parquet"} <= files.keys()
     for folder, manifest in zip((training, evaluation), manifests, strict=True):
         assert all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
         assert not (folder / "checkpoints").exists()
@@ -88,10 +88,10 @@ def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_p
 def test_killed_twenty_times_at_random(tmp_path):
     """At all places, in an order and at calls that a named generator draws; those after the training come last."""
     params = load_params("smoke", SMALL | {"steps": 40})
-    random = np.random.default_rng(10)
+    random = np.random.default_rng(0)
     places = list(PLACES)
-    during, after = places[1 : places.index("metrics")], places[places.index("metrics") :]
-    kills = [(place, int(random.integers(1, 4))) for place in random.permutation(during * 2)[:15].tolist()]
+    during, after = places[1 : places.index("rollouts")], places[places.index("rollouts") :]
+    kills = [(place, int(random.integers(1, 4))) for place in random.permutation(during * 2)[:14].tolist()]
     kills = [(places[0], 1), *kills, *((place, 1) for place in after)]
     assert len(kills) == 20
     assert {place for place, _ in kills} == {*places}
