@@ -11,6 +11,7 @@ from tampo.figures import WINDOW, style
 from tampo.stats import mean_interval
 
 _COLUMNS = 4
+_SMOOTHED = 9  # steps
 _HEADINGS = {"pass@1": "Pass@1, %", "avg@8": "avg@8, %", "pass@8": "Pass@8, %", "reward": "reward in training"}
 
 
@@ -61,7 +62,7 @@ def training_summary(result: Result, methods: tuple[Method, ...]) -> pd.DataFram
 
 
 def temperature_panels(temperatures: pd.DataFrame) -> Figure:
-    """What each rule drew, a panel a rule: thin lines are seeds, thick ones the mean over them of 25 steps.
+    """What each rule drew, a panel a rule: thin lines are seeds, thick ones their mean, of 9 steps where they differ.
 
     Args:
         temperatures: From `sampled_temperatures`.
@@ -76,7 +77,10 @@ def temperature_panels(temperatures: pd.DataFrame) -> Figure:
             own = temperatures[temperatures["title"] == title]
             for _, seed in own.groupby("seed"):
                 axes.plot(seed["step"], seed["temperature"], color="0.6", linewidth=0.4, alpha=0.7)
-            mean = own.groupby("step")["temperature"].mean().rolling(WINDOW, min_periods=1, center=True).mean()
+            by_step = own.groupby("step")["temperature"]
+            mean = by_step.mean()
+            if by_step.nunique().max() > 1:  # a schedule is shown as it is
+                mean = mean.rolling(_SMOOTHED, min_periods=1, center=True).mean()
             axes.plot(mean.index, mean, color=colour, linewidth=1.8)
             axes.set_title(title, fontsize="medium")
             sns.despine(ax=axes)

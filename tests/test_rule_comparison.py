@@ -51,6 +51,8 @@ def test_temperatures_of_every_seed_in_order(result):
     figure = temperature_panels(drawn)
     shown = [axes.get_title() for axes in figure.axes if axes.get_visible()]
     assert shown == ["Rule A", "TAMPO"]
+    *_, thick = figure.axes[0].lines
+    assert thick.get_ydata().tolist() == [0.9] * 15 + [1.2] * 25, "a schedule is not smoothed"
     plt.close(figure)
 
 
