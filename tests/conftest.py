@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background with Ctrl-C ignored, and the runs of these tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for a GPU, ours and TRL's, are tested on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the suite runs one process per core
