@@ -167,7 +167,7 @@ class TAMPOTrainer(GRPOTrainer):
         rows = len(output["advantages"])
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
         # The likelihoods come later, when TRL has shuffled the rows; its table of completions has them in this order.
-        output["rollout"] = torch.arange(rows, device=self.accelerator.device) + rows * self.accelerator.process_index
+        output["rollout"] = torch.arange(rows, device=self.accelerator.device)
         self._log_rollouts(temperature=[temperature] * rows, log_likelihoods=[None] * rows)
         if training:
             if self._scored_at_generation != ("old_per_token_logps" in output):
