@@ -153,6 +153,21 @@ class TAMPOTrainer(GRPOTrainer):
         self._unobserved, self._observed = 0, []
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A run that is resumed at its last step has none left to take; transformers would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As TRL, but a table of completions is not replaced by an empty one where nothing was sampled."""
+        wanted, self.log_completions = self.log_completions, self.log_completions and bool(self._logs["prompt"])
+        try:
+            super().log(logs, start_time)
+        finally:
+            self.log_completions = wanted
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         training = self._policy().training
         if training:

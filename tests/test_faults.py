@@ -80,7 +80,8 @@ def survive(root, kills, params=PARAMS):
 
 
 def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_path):
-    kills = [("generation", 60), ("checkpoint, seal", 2), ("part of an evaluation", 2)]
+    # The third one finds a checkpoint of the last step, after which nothing is left to train.
+    kills = [("generation", 60), ("checkpoint, seal", 2), ("rollouts", 1), ("part of an evaluation", 2)]
     assert survive(tmp_path, kills) == whole
 
 
