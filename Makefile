@@ -7,7 +7,7 @@ READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 reproduce smoke test test-slow test-vllm lint clean help
+.PHONY: table1 reproduce smoke test test-slow test-vllm lint lock clean help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0,1,2,3,4; can be interrupted and resumed"
@@ -15,6 +15,7 @@ help:
 	@echo "make test                  lint, type-check and run all tests"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
+	@echo "make lock                  resolve pyproject.toml anew into uv.lock, and export what pip and conda read"
 	@echo "make clean                 remove the environment and the stored runs"
 
 table1: $(READY)
@@ -44,9 +45,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lock: $(READY)
+	$(BIN)/python .ci/lock.py $(LOCK)
+
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[notebooks,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[reproduce,dev]"
 	touch $@
 
 $(VLLM_READY): pyproject.toml .ci/constraints-vllm.txt

@@ -7,9 +7,11 @@ any trainer. Names are loaded when first used, so that `import tampo` does not w
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tampo.extras import extra
+
 if TYPE_CHECKING:
-    from tampo.likelihood import sparsemax, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
-    from tampo.meta_policy import MetaPolicy
+    from tampo.likelihood import virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
+    from tampo.meta_policy import MetaPolicy, sparsemax
     from tampo.stats import pass_at_k
     from tampo.trainer import MetaPolicyCallback, TAMPOTrainer
     from tampo.trainer_config import TAMPOConfig
@@ -22,7 +24,7 @@ _HOME = {
     "TAMPOConfig": "trainer_config",
     "TAMPOTrainer": "trainer",
     "pass_at_k": "stats",
-    "sparsemax": "likelihood",
+    "sparsemax": "meta_policy",
     "virtual_log_likelihoods": "likelihood",
     "virtual_log_likelihoods_from_hidden": "likelihood",
 }
@@ -42,7 +44,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"tampo.{_HOME[name]}"), name)
+        with extra("trl"):
+            return getattr(import_module(f"tampo.{_HOME[name]}"), name)
     raise AttributeError(f"module 'tampo' has no attribute {name!r}")
 
 

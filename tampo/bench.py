@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from tampo.config import ConfigError, Params, TrainingConfig, load_params, project_root
+from tampo.config import ConfigError, Params, TrainingConfig, load_params
 from tampo.files import atomic_path, write_text
 from tampo.jobs import available_cores, say_now
 from tampo.mini_model import RECIPES
@@ -30,6 +30,7 @@ from tampo.overhead_parts import (
     measure_likelihoods,
     measure_starts,
 )
+from tampo.project import project_root
 from tampo.provenance import write_manifest
 from tampo.runs import RunStore, evaluation_identity, training_identity
 from tampo.stats import Estimate

@@ -1,47 +1,105 @@
-"""The `tampo` command."""
+"""The `tampo` command.
+
+Commands are argparse's, so that `tampo --help` waits for nothing. The options of `tampo.config.Params` are put in by
+pydantic-settings, which reads names, types, defaults and meanings from that one model; jsonargparse and tyro would
+need a second description of its types. What is given stays text, and `load_params` reads it, as in a notebook.
+"""
 
 import argparse
+import difflib
 import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tampo import __version__
+from tampo.extras import extra
+
+
+class _UsageError(Exception):
+    """An option that does not exist, or lacks its value."""
+
+
+class _ParameterParser(argparse.ArgumentParser):
+    """The parser of a command that takes every parameter as an option; what is given goes to `overrides`."""
+
+    _has_parameters = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self._has_parameters:
+            self._has_parameters = True
+            self._names = add_parameters(self)
+        parsed, rest = super().parse_known_args([_as_option(word) for word in args or ()], namespace)
+        if rest:
+            raise _UsageError(_unknown_parameter(rest[0], self._names))
+        given = {name: getattr(parsed, name) for name in self._names if name in parsed}
+        parsed.overrides = {
+            name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()
+        }
+        return parsed, []
+
+    def error(self, message: str) -> Any:
+        raise _UsageError(f"{message}. `{self.prog} --help` lists all parameters.")
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> list[str]:
+    """Give `parser` an option for each parameter, with its type, default and meaning; returns their names."""
+    with extra("reproduce"):
+        from pydantic_settings import BaseSettings, CliSettingsSource
+
+        from tampo.config import Params
+
+    class Options(Params, BaseSettings):  # type: ignore[misc]  # each has a model_config
+        pass
+
+    CliSettingsSource(Options, root_parser=parser, cli_kebab_case=True, formatter_class=argparse.HelpFormatter)
+    return list(Params.model_fields)
+
+
+def _as_option(word: str) -> str:
+    """`--eval_problems`, as files and notebooks write it, as the option `--eval-problems`; a letter has one dash."""
+    name, equals, value = word.partition("=")
+    if not word.startswith("--") or len(name) < 3:
+        return word
+    return (name.replace("_", "-") if len(name) > 3 else name[1:]) + equals + value
+
+
+def _unknown_parameter(word: str, known: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} is not expected here: write --parameter VALUE."
+    near = difflib.get_close_matches(word.partition("=")[0].strip("-").replace("-", "_"), known, n=1)
+    hint = f"Did you mean --{near[0].replace('_', '-')}?" if near else "`tampo params` lists all parameters."
+    return f"Unknown parameter {word.partition('=')[0]}. {hint}"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; each subcommand imports what it needs when it runs."""
+    """The command line; each command imports what it needs when it runs."""
     parser = argparse.ArgumentParser(prog="tampo", description="Adaptive sampling temperature for LLM RL (TAMPO).")
     parser.add_argument("--version", action="version", version=f"tampo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
+    init = commands.add_parser("init", help="write the parameters and notebooks of this version into a folder")
+    init.add_argument("folder", metavar="DIR", help="a new folder, or one without params/ and notebooks/")
+    init.set_defaults(run=_init)
     params = commands.add_parser("params", help="list every parameter with its value at a scale and its meaning")
-    params.add_argument("scale", nargs="?", default="mini", help="a scale's name or a YAML file (default: mini)")
+    params.add_argument("params", nargs="?", default="mini", metavar="SCALE", help=f"{_SCALE} (default: mini)")
     params.set_defaults(run=_params)
-    for name, run, text in (
-        ("train", _train, "train, alone or under accelerate launch; goes on where a run was interrupted"),
-        (
-            "evaluate",
-            _evaluate,
-            "evaluate what `train` made with the same parameters (training it where it is missing)",
-        ),
-        ("plan", _plan, "tokens, memory of each GPU and hours of a training, before it is started"),
-        ("overlaps", _overlaps, "training problems that are, word for word or nearly, in a benchmark"),
-    ):
-        command = commands.add_parser(name, help=text, epilog="Any parameter (`tampo params`) can follow: --alpha 0.1")
-        command.add_argument("scale", help="a scale's name or a YAML file")
-        command.set_defaults(run=run)
-        if name == "plan":
-            command.add_argument("--gpus", type=int, default=8, help="GPUs (default: 8)")
-            command.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
-        if name == "evaluate":
-            command.add_argument("--base", action="store_true", help="the model itself, untrained")
+    _add(commands, "train", _train, "train a model, alone or under accelerate launch; an interrupted run is resumed")
+    evaluate = _add(commands, "evaluate", _evaluate, "evaluate the model of `train` with the same parameters")
+    evaluate.add_argument("--base", action="store_true", help="the model itself, untrained")
+    plan = _add(commands, "plan", _plan, "tokens, memory of each GPU and hours of a training run, before it starts")
+    plan.add_argument("--gpus", type=int, default=8, help="GPUs (default: 8)")
+    plan.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
+    _add(commands, "overlaps", _overlaps, "list training problems that are, word for word or nearly, in a benchmark")
     _add_sweep(commands)
     reproduce = commands.add_parser("reproduce", help="make all tables and figures of a scale (hours; can be resumed)")
-    reproduce.add_argument("scale", nargs="?", default="mini", help="smoke, mini or paper (default: mini)")
+    reproduce.add_argument("params", nargs="?", default="mini", metavar="SCALE", help="smoke, mini (default) or paper")
     reproduce.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
-    reproduce.add_argument("--seeds", help="training seeds, such as 0,1,2 (default: as in params)")
-    reproduce.add_argument("--workers", type=int, help="runs side by side (default: one a core)")
+    reproduce.add_argument("--seeds", help="training seeds, such as 0-4 (default: as in params)")
+    reproduce.add_argument("--workers", help="runs side by side (default: one a core)")
     reproduce.set_defaults(run=_reproduce)
     build = commands.add_parser("build-mini-model", help="train one of the mini scale's base models (minutes)")
     build.add_argument("--name", default="mini", help="mini, mini-choice or mini-rare (default: mini)")
@@ -51,18 +109,37 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_sweep(commands: Any) -> None:
-    sweep = commands.add_parser(
-        "sweep",
-        help="train and evaluate every controller with every seed: jobs on this machine, or on Slurm",
-        description="Train and evaluate every controller with every seed, each in a job of its own (submitit). Runs "
-        "that are there are found; the same command goes on after an interruption, and takes up its jobs on Slurm. A "
-        "run that fails is tried once more, then reported; the exit status is 1.",
-        epilog="Any parameter (`tampo params`) can follow, such as --alpha 0.1, or --workers 2: jobs at a time.",
-        allow_abbrev=False,  # --controller is a parameter, not short for --controllers
+_SCALE = "a scale's name (smoke, mini, paper) or the path of a YAML file"
+
+
+def _add(commands: Any, name: str, run: Any, text: str, **settings: Any) -> argparse.ArgumentParser:
+    """A command that takes a scale and every parameter."""
+    commands._parser_class = _ParameterParser
+    command = commands.add_parser(
+        name,
+        help=text,
+        usage=f"tampo {name} SCALE [--parameter VALUE ...]",
+        description=settings.pop("description", f"{text[0].upper()}{text[1:]}."),
+        epilog="A parameter that is not given is as in the scale's file. null means no limit where a parameter allows "
+        "it; lists are written 0.6,1.0 or [0.6, 1.0], seeds also 0-4.",
+        allow_abbrev=False,  # --controller is a parameter, and not short for --controllers
     )
-    sweep.add_argument("scale", help="a scale's name or a YAML file")
-    sweep.add_argument("--seeds", help="such as 0-4 or 0,2,5 (default: as in params); repeated ones count once")
+    commands._parser_class = argparse.ArgumentParser
+    command.add_argument("params", metavar="SCALE", help=_SCALE)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = _add(
+        commands,
+        "sweep",
+        _sweep,
+        "train and evaluate every controller with every seed: jobs on this machine, or on Slurm",
+        description="Train and evaluate every controller with every seed, each in a job of its own. Existing runs are "
+        "reused; the same command resumes after an interruption, and takes up its jobs on Slurm. A run that fails is "
+        "tried once more, then reported; the exit status is 1.",
+    )
     sweep.add_argument("--controllers", help="such as tampo,fixed (default: all); repeated ones count once")
     sweep.add_argument(
         "--cluster", choices=("auto", "local", "slurm"), default="auto", help="default: slurm where it is installed"
@@ -81,25 +158,23 @@ def _add_sweep(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="any option of sbatch, such as --slurm account=me --slurm cpus-per-task=8 --slurm exclusive",
     )
-    sweep.set_defaults(run=_sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs of a sweep that
     failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-
-    from tampo.checkpoints import DamagedCheckpoint
-    from tampo.config import ConfigError  # not before the parser, so that --help is quick
-    from tampo.data import DataError
-
+    expected: tuple[type[Exception], ...] = (_UsageError, ImportError, FileExistsError)
     try:
-        if rest and options.command not in ("train", "evaluate", "plan", "overlaps", "sweep"):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        options.overrides = parse_overrides(rest)
+        options = build_parser().parse_args(arguments)
+        if options.command != "init":
+            with extra("reproduce"):
+                from tampo.checkpoints import DamagedCheckpoint
+                from tampo.config import ConfigError
+                from tampo.data import DataError
+
+                expected += (ConfigError, DataError, DamagedCheckpoint)
         return options.run(options) or 0
-    except (ConfigError, DataError, DamagedCheckpoint) as error:
+    except expected as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -114,38 +189,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Parameters from `--name value` or `--name=value`; values are read as YAML, dashes in names as underscores.
+def _init(options: argparse.Namespace) -> None:
+    from tampo.project import init_project
 
-    Raises:
-        ConfigError: A word that is neither.
-
-    Example:
-        >>> parse_overrides(["--alpha", "0.1", "--eval-problems=null", "--seeds", "[0, 1]"])
-        {'alpha': 0.1, 'eval_problems': None, 'seeds': [0, 1]}
-    """
-    import yaml
-
-    from tampo.config import ConfigError
-
-    overrides, waiting = {}, list(words)
-    while waiting:
-        word = waiting.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not name or not (equals or waiting):
-            raise ConfigError(f"Expected --parameter value, got {word!r}.")
-        try:
-            overrides[name.replace("-", "_")] = yaml.safe_load(value if equals else waiting.pop(0))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"Cannot read the value of {name}: {error}") from error
-    return overrides
+    folder = Path(options.folder).expanduser()
+    for written in init_project(folder, __version__):
+        print(f"Written: {written}")
+    print(f"Next: cd {folder}, then `jupyter lab`, or `papermill notebooks/table1.ipynb table1.ipynb -p params smoke`.")
 
 
 def _train(options: argparse.Namespace) -> None:
     from tampo.config import load_params
     from tampo.runs import RunStore
 
-    params = load_params(options.scale, options.overrides)
+    params = load_params(options.params, options.overrides)
     record = RunStore.of(params).train(params.training())
     if record.manifest:  # the first of several processes
         print(f"Trained: {os.path.relpath(record.folder)}")
@@ -156,7 +213,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tampo.evaluate import problem_scores
     from tampo.runs import RunStore
 
-    params = load_params(options.scale, options.overrides)
+    params = load_params(options.params, options.overrides)
     training = None if options.base else params.training()
     record = RunStore.of(params).evaluate(params.evaluation(), params.model, training)
     print(problem_scores(record.samples()).groupby("benchmark", sort=False).mean(numeric_only=True).round(1))
@@ -167,14 +224,14 @@ def _plan(options: argparse.Namespace) -> None:
     from tampo.config import load_params
     from tampo.plan import describe
 
-    print(describe(load_params(options.scale, options.overrides), options.gpus, options.zero_stage))
+    print(describe(load_params(options.params, options.overrides), options.gpus, options.zero_stage))
 
 
 def _overlaps(options: argparse.Namespace) -> None:
     from tampo.config import load_params
     from tampo.training_data import find_overlaps
 
-    params = load_params(options.scale, options.overrides)
+    params = load_params(options.params, options.overrides)
     pairs = find_overlaps(params.training())
     for training, evaluation, how in pairs:
         print(f"{training}\t{evaluation}\t{how}")
@@ -185,7 +242,7 @@ def _overlaps(options: argparse.Namespace) -> None:
 def _params(options: argparse.Namespace) -> None:
     from tampo.config import Params, load_params
 
-    params = load_params(options.scale)
+    params = load_params(options.params)
     for name, field in Params.model_fields.items():
         value = getattr(params, name)
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
@@ -196,20 +253,17 @@ def _reproduce(options: argparse.Namespace) -> None:
     from tampo.config import load_params
     from tampo.reproduce import reproduce
 
-    params = load_params(options.scale, {"seeds": options.seeds, "workers": options.workers})
-    reproduce(options.scale, params.seeds, options.only, params.workers)
+    params = load_params(options.params, {"seeds": options.seeds, "workers": options.workers})
+    reproduce(options.params, params.seeds, options.only, params.workers)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tampo.cluster import Place
     from tampo.config import ConfigError
     from tampo.controllers import CONTROLLERS
-    from tampo.sweep import parse_controllers, parse_seeds, sweep
+    from tampo.sweep import parse_controllers, sweep
 
     controllers = tuple(CONTROLLERS) if options.controllers is None else parse_controllers(options.controllers)
-    seeds = None if options.seeds is None else parse_seeds(options.seeds)
     given = [word.partition("=") for word in options.slurm]
     if options.time is not None and options.time < 1:
         raise ConfigError(f"--time must be at least a minute, got {options.time}.")
@@ -220,7 +274,7 @@ def _sweep(options: argparse.Namespace) -> int:
         partition=options.partition,
         slurm={name: value if equals else True for name, equals, value in given},
     )
-    results = sweep(options.scale, controllers, seeds, options.overrides, place)
+    results = sweep(options.params, controllers, None, options.overrides, place)
     return int((results["state"] == "failed").any())
 
 

@@ -5,21 +5,31 @@ evaluation produce, and so what a stored run is known by (`tampo.runs`).
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from tampo.extras import extra
+
+with extra("reproduce"):
+    import yaml
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tampo.controllers import CONTROLLERS
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
+from tampo.project import bundled, parameter_folders, project_root
 
 SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
+
+# At most so many seeds, which a slip in a range would exceed.
+MAX_SEEDS = 1000
+
+Seed = Annotated[int, Field(ge=0)]
 
 # Where things are, as files are known by their content, and where a log is sent.
 _PLACES = frozenset({"data_dir", "vllm_server", "report_to"})
@@ -32,15 +42,50 @@ class ConfigError(ValueError):
 class _Flat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    @field_validator(
-        *("temperatures", "temperature_stages", "benchmarks", "seeds", "report_to"), mode="before", check_fields=False
-    )
+    @field_validator("*", mode="before")
     @classmethod
-    def _list(cls, value: Any) -> Any:
-        """Lists as `papermill -p` can write them: `-p seeds 0`, `-p seeds 0,1,2`."""
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Text means the same wherever it comes from: a YAML file, the command line, `papermill -p` or `-y`."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if get_origin(annotation) is tuple:
+            items = _list_items(value)
+            return _expand_ranges(items) if get_args(annotation)[0] is Seed else items
         if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return [value] if isinstance(value, int | float) else value
+            if value.strip().lower() == "null" and type(None) in get_args(annotation):
+                return None
+            if annotation is not str and re.match(r"\s*\d+\s*-", value):  # which pydantic reads as a negative number
+                raise ValueError("must be one number, not a range")
+        return value
+
+
+def _list_items(value: Any) -> Any:
+    """The items of a list, which may be one value, or text with commas and perhaps brackets; anything else as it is."""
+    if isinstance(value, str):
+        inside = re.fullmatch(r"\s*[\[(](.*)[\])]\s*", value, re.DOTALL)
+        return [part.strip(" \t\n'\"") for part in (inside[1] if inside else value).split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+def _expand_ranges(items: Any) -> Any:
+    """Seeds with "0-4" written out; repeated ones count once."""
+    if not isinstance(items, list | tuple):
+        return items
+    seeds: list[Any] = []
+    for item in items:
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", item) if isinstance(item, str) else None
+        if match is None:
+            seeds.append(item)
+            continue
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last:
+            raise ValueError(f"the range {item.strip()} must go up")
+        if last - first >= MAX_SEEDS:
+            raise ValueError(f"the range {item.strip()} has more than {MAX_SEEDS} seeds")
+        seeds += range(first, last + 1)
+    if len(seeds) > MAX_SEEDS:
+        raise ValueError(f"more than {MAX_SEEDS} seeds")
+    hashable = all(isinstance(seed, int | float | str) for seed in seeds)
+    return list(dict.fromkeys(seeds)) if hashable else seeds
 
 
 class _DataConfig(_Flat):
@@ -160,7 +205,7 @@ class Params(TrainingConfig, EvaluationConfig):
     """All parameters of a scale, flat, as in params/*.yaml."""
 
     scale: str = Field("mini", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the folder in results/.")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Training seeds of a table.")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Training seeds of a table, such as 0-4 or 0,2,5.")
     workers: int | None = Field(None, ge=1, description="Runs side by side, one thread each; default: one a core.")
 
     def training(self, **changes: Any) -> TrainingConfig:
@@ -175,15 +220,16 @@ class Params(TrainingConfig, EvaluationConfig):
 def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None = None) -> Params:
     """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
 
-    An override of None leaves the file's value.
+    An override of None, "None" or "" leaves the file's value: so templates and notebooks say "as in params". The
+    word "null" is the value null. Lists are lists or text, "0.6,1.0" or "[0.6, 1.0]"; seeds may be a range, "0-4".
 
     Raises:
         ConfigError: No such scale or file, not a flat mapping, an unknown parameter (with the nearest known name),
             or a value of the wrong type or out of range.
 
     Example:
-        >>> load_params("mini", {"alpha": 0.1}).alpha
-        0.1
+        >>> load_params("mini", {"alpha": 0.1, "seeds": "0-2", "eval_problems": "null"}).seeds
+        (0, 1, 2)
     """
     path = _params_path(source)
     try:
@@ -192,13 +238,19 @@ def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None
         raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
-    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    values = {name: value for name, value in values.items() if value is None or not _as_in_params(value)}
+    given = {name: value for name, value in (overrides or {}).items() if not _as_in_params(value)}
     for name in [*values, *given]:
         check_parameter_name(str(name), where=f"{path}" if name in values else "the overrides")
     try:
         return Params(**(values | given))
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from error
+
+
+def _as_in_params(value: Any) -> bool:
+    """Whether an override says nothing: what a notebook's cell or an unfilled template holds."""
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
 def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> None:
@@ -208,16 +260,6 @@ def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> N
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
         raise ConfigError(f"Unknown parameter {name!r} in {where}.{hint}")
-
-
-def project_root() -> Path:
-    """The folder that holds params/ and notebooks/: the nearest above the working directory, else the checkout."""
-    here = Path.cwd().resolve()
-    checkout = Path(__file__).resolve().parents[1]
-    for folder in (here, *here.parents, checkout):
-        if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
-            return folder
-    raise ConfigError(f"No folder with params/ and notebooks/ at or above {here}: run from inside the project.")
 
 
 def _params_path(source: str | Path) -> Path:
@@ -234,20 +276,26 @@ def _find_params(source: str | Path) -> Path:
         path = Path(source).expanduser()
         if not path.is_file() and not path.is_absolute():
             path = project_root() / path  # notebooks run in their own folder
+        if not path.is_file() and Path(source).parts[:1] == ("params",):
+            path = bundled("params") / Path(*Path(source).parts[1:])  # params/paper.yaml, away from a checkout
         if not path.is_file():
-            raise ConfigError(f"No parameter file {source}.")
+            raise ConfigError(
+                f"No parameter file {source}. `tampo init DIR` writes those of the package into a folder."
+            )
         return path
-    folder = project_root() / "params"
-    path = folder / f"{source}.yaml"
-    if not path.is_file() or Path(source).name != str(source):
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise ConfigError(f"No scale {str(source)!r} in {folder}; known are {', '.join(known)}, or give a .yaml file.")
-    return path
+    known = {path.stem: path for folder in reversed([*parameter_folders()]) for path in folder.glob("*.yaml")}
+    if str(source) not in known:
+        raise ConfigError(
+            f"No scale {str(source)!r}; known are {', '.join(sorted(known))}. Or give the path of a .yaml file."
+        )
+    return known[str(source)]
 
 
 def _explain(error: ValidationError, path: Path) -> str:
-    lines = []
-    for item in error.errors():
+    lines, items = [], error.errors()
+    for item in items:
+        if item["type"] == "too_short" and any(other["loc"][:1] == item["loc"] for other in items if other is not item):
+            continue  # a list is short because its items were refused
         name = ".".join(str(part) for part in item["loc"])
         given = f", got {item['input']!r}" if name else ""
         lines.append(f"  {name or 'parameters'}: {item['msg'].removeprefix('Value error, ')}{given}")

@@ -11,15 +11,13 @@ several times faster than torch.exp, and a GPU has no other instruction for it.
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import overload
 
-import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torch.nn import functional as F
+from tampo.extras import extra
 
-from tampo import meta_policy
+with extra("trl"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
 
 # Logits that exist at a time: 2**24 values are 64 MB in float32.
 TILE_ELEMENTS = 2**24
@@ -29,34 +27,6 @@ _TILE_TOKENS = 2048
 # elsewhere a larger part keeps the device busy.
 _CACHED_ELEMENTS = {"cpu": 2**18}
 _UNCACHED_ELEMENTS = 2**22
-
-
-@overload
-def sparsemax(x: Tensor) -> Tensor: ...
-@overload
-def sparsemax(x: ArrayLike) -> NDArray[np.float64]: ...
-def sparsemax(x):
-    """Euclidean projection onto the probability simplex along the last axis (Martins & Astudillo, 2016).
-
-    Args:
-        x: Finite scores, shape (..., K); a tensor (differentiable, any device) or anything numpy takes.
-
-    Returns:
-        Probabilities of the same shape: a tensor for a tensor, a float64 array otherwise.
-
-    Example:
-        >>> sparsemax([2.0, 1.5, 0.2]).tolist()
-        [0.75, 0.25, 0.0]
-    """
-    if not isinstance(x, Tensor):
-        return meta_policy.sparsemax(x)
-    scores = x - x.detach().amax(dim=-1, keepdim=True)
-    descending = scores.sort(dim=-1, descending=True).values  # (..., K)
-    excess = descending.cumsum(dim=-1) - 1  # (..., K)
-    rank = torch.arange(1, x.size(-1) + 1, device=x.device, dtype=x.dtype)  # (K,)
-    support = (descending * rank > excess).sum(dim=-1, keepdim=True)  # (..., 1)
-    threshold = excess.gather(-1, support - 1) / support  # (..., 1)
-    return (scores - threshold).clamp(min=0)
 
 
 class RunningSums:

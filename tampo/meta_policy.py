@@ -21,18 +21,24 @@ DEFAULT_TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)  # sec
 _NUCLEUS_TOLERANCE = 1e-9
 
 
-def sparsemax(x: ArrayLike) -> NDArray[np.float64]:
+def sparsemax(x: Any) -> Any:
     """Euclidean projection of `x` onto the probability simplex, along the last axis.
 
     Martins & Astudillo (2016), Algorithm 1. Unlike softmax it gives exact zeros to entries that are far
     below the largest one.
 
     Args:
-        x: Finite scores, shape (..., K), K >= 1.
+        x: Finite scores, shape (..., K), K >= 1: a torch tensor (differentiable, any device) or anything numpy takes.
 
     Returns:
-        Probabilities, shape (..., K), float64; each row sums to 1.
+        Probabilities, shape (..., K); each row sums to 1. A tensor for a tensor, else a float64 array.
+
+    Example:
+        >>> sparsemax([2.0, 1.5, 0.2]).tolist()
+        [0.75, 0.25, 0.0]
     """
+    if hasattr(x, "detach"):  # a tensor; its own methods, since torch need not be installed
+        return _sparsemax_of_tensor(x)
     scores = np.asarray(x, dtype=np.float64)
     scores = scores - scores.max(axis=-1, keepdims=True)  # the projection ignores a shift; small numbers round less
     descending = -np.sort(-scores, axis=-1)  # (..., K)
@@ -41,6 +47,16 @@ def sparsemax(x: ArrayLike) -> NDArray[np.float64]:
     support = (descending * rank > excess).sum(axis=-1, keepdims=True)  # (..., 1), how many entries stay positive
     threshold = np.take_along_axis(excess, support - 1, axis=-1) / support  # (..., 1)
     return np.maximum(scores - threshold, 0.0)
+
+
+def _sparsemax_of_tensor(x: Any) -> Any:
+    scores = x - x.detach().amax(dim=-1, keepdim=True)
+    descending = scores.sort(dim=-1, descending=True).values  # (..., K)
+    excess = descending.cumsum(dim=-1) - 1  # (..., K)
+    rank = x.new_ones(x.size(-1)).cumsum(dim=0)  # (K,)
+    support = (descending * rank > excess).sum(dim=-1, keepdim=True)  # (..., 1)
+    threshold = excess.gather(-1, support - 1) / support  # (..., 1)
+    return (scores - threshold).clamp(min=0)
 
 
 def nucleus(probabilities: NDArray[np.float64], top_p: float, tie_break: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,11 +1,13 @@
 """What the notebooks share: their parameters, their folder of results, and how they show a table."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tampo.config import ConfigError, Params, check_parameter_name, load_params, project_root
+from tampo.config import ConfigError, Params, check_parameter_name, load_params
 from tampo.experiments import Method
+from tampo.project import project_root
 
 # Names that IPython itself puts into a notebook's namespace.
 _IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
@@ -16,17 +18,23 @@ _IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 _SEEN = "_tampo_parameters"
 
 
-def notebook_params(namespace: dict[str, Any], methods: Sequence[Method] = ()) -> Params:
+def notebook_params(
+    namespace: dict[str, Any], methods: Sequence[Method] = (), variants: Mapping[str, str] | None = None
+) -> Params:
     """The parameters of a notebook, from the names its cells have set so far.
 
-    `params` names the scale or the YAML file; every other plain value must be a field of `Params` and overrides
-    what the file says (None does not); names in capitals are constants. Call it right after the parameters:
-    papermill only warns about a name it does not know, and would go on with the defaults. The result needs another
-    name than `params`.
+    `params` names the scale or the YAML file; None, "None" or "" is the scale in the variable TAMPO_SCALE, or else
+    mini. Every other plain value must be a field of `Params` and overrides what the file says (None does not); names
+    in capitals are constants. Call it right after the parameters: papermill only warns about a name it does not know,
+    and would go on with the defaults. The result needs another name than `params`.
+
+    Other runners add names of their own (`upstream`, `product`, `run_id`): list them in the variable
+    TAMPO_IGNORE_PARAMETERS, with commas between, and they are let through.
 
     Args:
         namespace: The notebook's `globals()`.
         methods: The rows or curves of the notebook. What they set themselves cannot be given.
+        variants: For a notebook with parameters of its own: the file's name by scale.
 
     Raises:
         ConfigError: A name that is no parameter, with the nearest that is; one that the methods set themselves; or
@@ -40,6 +48,8 @@ def notebook_params(namespace: dict[str, Any], methods: Sequence[Method] = ()) -
     }
     if _SEEN in namespace:
         given = {name: value for name, value in given.items() if name in namespace[_SEEN] | set(Params.model_fields)}
+    ignored = {name.strip() for name in os.environ.get("TAMPO_IGNORE_PARAMETERS", "").split(",")}
+    given = {name: value for name, value in given.items() if name not in ignored}
     for name in given:
         check_parameter_name(name, where="the notebook's parameters", also=("params",))
     namespace[_SEEN] = set(given)
@@ -47,8 +57,18 @@ def notebook_params(namespace: dict[str, Any], methods: Sequence[Method] = ()) -
     decided = {"seed"}.union(*(method.changes or {} for method in methods)) if methods else set()
     for name in sorted(decided & {name for name, value in given.items() if value is not None}):
         raise ConfigError(f"{name} cannot be given here: this notebook sets it for each of its rows.")
-    source = given.pop("params", "mini")
-    return load_params(str(source), given)
+    source = str(given.pop("params", None)).strip()
+    return load_params(_default_scale(variants) if source in ("", "None") else source, given)
+
+
+def _default_scale(variants: Mapping[str, str] | None) -> str:
+    """The scale of a notebook that is run without parameters, or its variant of it."""
+    scale = os.environ.get("TAMPO_SCALE", "").strip() or "mini"
+    if variants is None:
+        return scale
+    if scale not in variants:
+        raise ConfigError(f"TAMPO_SCALE is {scale!r}, and this notebook has parameters for {', '.join(variants)} only.")
+    return variants[scale]
 
 
 def results_folder(params: Params) -> Path:

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
-from tampo.config import EvaluationConfig, project_root
+from tampo.config import EvaluationConfig
 from tampo.engines import TransformersEngine
 from tampo.fused_head import LogitRecorder, tapped_logits
 from tampo.jobs import this_tampo
 from tampo.likelihood import RunningSums
 from tampo.meta_policy import DEFAULT_TEMPERATURES
 from tampo.overhead import peak_memory
+from tampo.project import notebook_folder, project_root
 from tampo.prompts import render
 from tampo.stopwatch import Stopwatch, now
 from tampo.suites import get_suite
@@ -241,7 +242,7 @@ def _first_cells(folder: Path) -> list[str]:
     """Words after `python` that execute table1.ipynb at smoke scale, without the cells that train or show."""
     import nbformat  # comes with papermill, which the library itself does without
 
-    notebook = nbformat.read(project_root() / "notebooks" / "table1.ipynb", as_version=4)
+    notebook = nbformat.read(notebook_folder() / "table1.ipynb", as_version=4)
     numbers = [i for i, cell in enumerate(notebook.cells) if "run_experiment(" in cell.source]
     del notebook.cells[numbers[0] :]
     path = folder / "start.ipynb"

@@ -11,6 +11,7 @@ from typing import Any
 
 from tampo.config import Params
 from tampo.files import write_json
+from tampo.project import checkout
 
 _PACKAGES = ("tampo", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
 
@@ -48,12 +49,15 @@ def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str
 
 
 def _commit() -> str | None:
-    """The commit of the checkout tampo runs from; None outside of git.
+    """The commit of the checkout that tampo runs from; None for an installed wheel, and outside of git.
 
     Marked "-dirty" where code, notebooks or parameters were changed since. Results are not looked at: a table that is
     being written would mark itself.
     """
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
+    folder = checkout()
+    if folder is None:  # a virtual environment may lie in a repository of somebody else
+        return None
+    git = ["git", "-C", str(folder)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
         changed = subprocess.run(

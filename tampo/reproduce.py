@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tampo.config import ConfigError, Params, load_params, project_root
+from tampo.config import ConfigError, Params, load_params
 from tampo.experiments import (
     ABLATION_SEEDS,
     CHOICE_PARAMS,
@@ -33,6 +33,7 @@ from tampo.experiments import (
     experiment_jobs,
 )
 from tampo.jobs import Job, available_cores, run_jobs, say_now
+from tampo.project import notebook_folder, project_root
 from tampo.runs import RunStore
 
 
@@ -159,7 +160,9 @@ def execute(part: Part, folder: str, parameters: dict[str, Any], say: Callable[[
         NotebookFailed: It raised an error.
     """
     root, start = project_root(), time.monotonic()
-    source, target = Path("notebooks", f"{part.notebook}.ipynb"), Path("results", folder, f"{part.notebook}.ipynb")
+    source, target = notebook_folder() / f"{part.notebook}.ipynb", Path("results", folder, f"{part.notebook}.ipynb")
+    if source.is_relative_to(root):
+        source = source.relative_to(root)  # papermill writes it into the notebook: no path of a machine
     (root / target).parent.mkdir(parents=True, exist_ok=True)
     given = [word for name, value in parameters.items() for word in ("-y", f"{name}: {value}")]
     command = [sys.executable, "-m", "papermill", str(source), str(target), *given, "--no-progress-bar"]

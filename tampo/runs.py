@@ -22,8 +22,9 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from tampo.config import EvaluationConfig, Params, TrainingConfig, project_root
+from tampo.config import EvaluationConfig, Params, TrainingConfig
 from tampo.files import atomic_path, checksums, sha256, write_json
+from tampo.project import project_root
 from tampo.provenance import provenance
 
 MANIFEST = "manifest.json"

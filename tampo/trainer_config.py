@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from trl import GRPOConfig
+from tampo.extras import extra
+
+with extra("trl"):
+    from trl import GRPOConfig
 
 from tampo.control import ControllerSettings, check_positive
 from tampo.controllers import CONTROLLERS

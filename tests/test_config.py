@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
-from tampo.config import ConfigError, Params, TrainingConfig, load_params, project_root
-from tampo.experiments import TABLE1
+from tampo.config import ConfigError, Params, TrainingConfig, load_params
+from tampo.experiments import CHOICE_PARAMS, TABLE1, TABLE5
 from tampo.notebook import notebook_params
+from tampo.project import project_root
 
 
 @pytest.mark.parametrize("path", sorted((project_root() / "params").glob("*.yaml")), ids=lambda path: path.stem)
@@ -31,9 +32,34 @@ def test_overrides_win_and_none_leaves_the_file(tmp_path):
     assert (params.alpha, params.p, params.seeds) == (0.1, 0.7, (1, 2))
 
 
-@pytest.mark.parametrize(("given", "expected"), [("0,1,2", (0, 1, 2)), (3, (3,)), ([4, 5], (4, 5)), ("7", (7,))])
-def test_lists_as_papermill_writes_them(given, expected):
-    assert load_params("mini", {"seeds": given}).seeds == expected
+SEEDS = [
+    ("0,1,2", (0, 1, 2)), (3, (3,)), ([4, 5], (4, 5)), ("7", (7,)), ("0-4", (0, 1, 2, 3, 4)), ("[0, 2]", (0, 2)),
+    ("(1,)", (1,)), ("0-2,7,1", (0, 1, 2, 7)), (["0-1", 5], (0, 1, 5)), ("5,5,5", (5,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "expected"), SEEDS)
+@pytest.mark.parametrize("route", ["file", "override", "notebook"])
+def test_lists_mean_the_same_everywhere(given, expected, route, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"scale": "mine", "seeds": given if route == "file" else [9]}))
+    if route == "notebook":
+        assert notebook_params({"params": str(path), "seeds": given}).seeds == expected
+    else:
+        assert load_params(path, {} if route == "file" else {"seeds": given}).seeds == expected
+
+
+@pytest.mark.parametrize("given", ["None", "", " ", None])
+def test_an_unfilled_template_means_as_in_params(given):
+    assert load_params("mini", {"alpha": given, "seeds": given, "model": given}) == load_params("mini")
+    assert notebook_params({"params": given, "alpha": given}) == load_params("mini")
+
+
+def test_null_is_a_value():
+    assert load_params("mini", {"eval_problems": "null"}).eval_problems is None
+    assert notebook_params({"params": "mini", "eval_problems": "null"}).eval_problems is None
+    with pytest.raises(ConfigError, match="steps: .*'null'"):
+        load_params("mini", {"steps": "null"})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +77,14 @@ def test_lists_as_papermill_writes_them(given, expected):
         ({"temperatures": [1.0, 1.0]}, "temperatures must be distinct"),
         ({"temperatures": [0.0]}, "temperatures must be positive"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": "-2"}, r"seeds.0: .*greater than or equal to 0, got '-2'"),
+        ({"seeds": [0, -1]}, r"seeds.1: .*greater than or equal to 0, got -1"),
+        ({"seeds": "4-0"}, "seeds: the range 4-0 must go up"),
+        ({"seeds": "0-1000"}, "seeds: the range 0-1000 has more than 1000 seeds"),
+        ({"seeds": "0-600,1000-1600"}, "seeds: more than 1000 seeds"),
+        ({"seed": "0-2"}, "seed: must be one number, not a range, got '0-2'"),
+        ({"steps": "00-2"}, "steps: must be one number, not a range"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0, got -1"),
         ({"micro_batch": 7}, "micro_batch .7. must divide"),
         ({"controller": "tempo"}, "controller: must be one of tampo, fixed, .*'tempo'"),
         ({"scale": "../../etc"}, "scale"),
@@ -117,6 +151,28 @@ def test_notebook_names_are_parameters_or_refused():
     )
     with pytest.raises(ConfigError, match="Did you mean 'alpha'"):
         notebook_params({"params": "smoke", "alhpa": 0.2})
+
+
+def test_the_scale_of_a_notebook_without_parameters(monkeypatch):
+    monkeypatch.setenv("TAMPO_SCALE", "smoke")
+    assert notebook_params({"params": None}).scale == "smoke"
+    assert notebook_params({"params": "mini"}).scale == "mini", "what is given comes first"
+    assert notebook_params({"params": None}, TABLE5, CHOICE_PARAMS).model == "mini-choice"
+    monkeypatch.setenv("TAMPO_SCALE", "maxi")
+    with pytest.raises(ConfigError, match="TAMPO_SCALE is 'maxi'.* smoke, mini, paper"):
+        notebook_params({"params": None}, TABLE5, CHOICE_PARAMS)
+    with pytest.raises(ConfigError, match="No scale 'maxi'"):
+        notebook_params({"params": None})
+
+
+def test_names_that_another_runner_injects_can_be_let_through(monkeypatch):
+    injected = {"params": "smoke", "upstream": None, "product": {"nb": "out.ipynb"}, "run_id": "7"}
+    with pytest.raises(ConfigError, match="Unknown parameter 'upstream'"):
+        notebook_params(dict(injected))
+    monkeypatch.setenv("TAMPO_IGNORE_PARAMETERS", "upstream, product,run_id")
+    assert notebook_params(dict(injected)).scale == "smoke"
+    with pytest.raises(ConfigError, match="Unknown parameter 'alhpa'"):
+        notebook_params(injected | {"alhpa": 1})
 
 
 def test_a_cell_run_again_knows_the_readers_own_variables():

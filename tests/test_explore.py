@@ -19,6 +19,7 @@ from tampo.explore_figures import CURVES, curves_figure, likelihood_figure, mark
 from tampo.explore_text import completions_html, plain_text, problems, telling_problem, visible
 from tampo.histories import find_histories, meta_policy_probabilities, read_step
 from tampo.runs import RunStore
+from tests.helpers import make_project
 from tests.small_store import (
     CANDIDATES,
     GROUP,
@@ -31,7 +32,7 @@ from tests.small_store import (
     metrics,
     take_steps,
 )
-from tests.test_notebooks import ROOT, outputs
+from tests.test_notebooks import outputs
 
 LOGS = {method.title: metrics(method) for method in TRAINED}
 
@@ -287,9 +288,7 @@ def test_a_saved_notebook_has_a_sentence_for_the_controls(store, monkeypatch):
 
 def test_executed_without_a_front_end(tmp_path, monkeypatch):
     """The notebook as GitHub shows it: pictures and a table, no widget."""
-    for name in ("params", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path))
     make_store(tmp_path / "results" / "smoke" / "runs")
     given = {"params": "smoke", "steps": PARAMS.steps, "TRAIN": False, "STEP": 5}
     papermill.execute_notebook("notebooks/explore.ipynb", "out.ipynb", given, progress_bar=False)

@@ -43,6 +43,7 @@ def project(tmp_path):
     root = tmp_path / "project"
     (root / "notebooks").mkdir(parents=True)
     (root / "params").symlink_to(ROOT / "params")
+    (root / ".tampo-project").touch()
     make_store(root / RUNS)
     notebook = nbformat.read(ROOT / "notebooks" / "explore.ipynb", as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tampo.likelihood import (
-    sparsemax,
     virtual_log_likelihoods,
     virtual_log_likelihoods_from_hidden,
     virtual_log_probs,
 )
-from tampo.meta_policy import MetaPolicy
+from tampo.meta_policy import MetaPolicy, sparsemax
 
 TEMPERATURES = [0.6, 0.9, 1.0, 1.5]
 

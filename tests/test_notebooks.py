@@ -11,6 +11,7 @@ import papermill
 import pytest
 
 from tampo.reproduce import reproduce
+from tests.helpers import make_project
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,10 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder that looks like the project, so that results of tests stay out of results/."""
-    (tmp_path / "params").symlink_to(ROOT / "params")
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path))
     return tmp_path
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from tampo.cli import main, parse_overrides
+from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.mini_model import mini_model_path
 from tampo.plan import KNOWN, Architecture, Workload, architecture, describe, plan
@@ -82,10 +82,4 @@ def test_command(capsys):
     assert "3.09 billion" in out
     assert "100 steps of 256 rollouts" in out
     assert main(["plan", "paper", "--stpes", "100"]) == 2
-    assert "Did you mean 'steps'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["alpha", "0.1"], ["--alpha"], ["--", "1"], ["--alpha", "[1"]])
-def test_malformed_overrides(words):
-    with pytest.raises(ConfigError):
-        parse_overrides(words)
+    assert "Did you mean --steps?" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tampo import provenance
+from tampo import project, provenance
 from tampo.config import load_params
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def checkout(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "tampo" / "provenance.py"))
+    monkeypatch.setattr(provenance, "checkout", lambda: tmp_path)
     return tmp_path
 
 
@@ -37,9 +37,18 @@ def test_commit_is_marked_when_code_changed_but_not_for_results(checkout):
 
 
 def test_no_commit_outside_of_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "tampo" / "provenance.py"))
+    monkeypatch.setattr(provenance, "checkout", lambda: tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.provenance()["commit"] is None
+
+
+def test_an_installed_wheel_has_no_commit(checkout, monkeypatch):
+    """Its environment may lie in a repository of somebody else, whose commit says nothing."""
+    monkeypatch.setattr(project, "_PACKAGE", checkout / "tampo")
+    monkeypatch.setattr(provenance, "checkout", project.checkout)
+    assert provenance.provenance()["commit"] is None
+    (checkout / ".tampo-project").touch()
+    assert provenance.provenance()["commit"]
 
 
 def test_manifest_names_parameters_versions_and_records(tmp_path):

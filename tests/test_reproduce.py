@@ -9,6 +9,7 @@ from tampo import reproduce as module
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.reproduce import PARTS, NotebookFailed, Part, execute, reproduce
+from tests.helpers import make_project
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,9 +55,7 @@ def test_refusals(capsys):
 
 
 def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
-    (tmp_path / "params").symlink_to(ROOT / "params")
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path))
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
         execute(Part("table1"), "smoke", {"params": "smoke", "alhpa": 1})
     # papermill keeps what was executed until then, with the error in the cell that raised it.

@@ -86,6 +86,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for name in ("params", "notebooks"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / ".tampo-project").touch()
     return folder
 
 

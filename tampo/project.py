@@ -1,0 +1,76 @@
+"""Where things are: the folder that a user works in, and the params/ and notebooks/ that travel with the package."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKER = ".tampo-project"
+"""The file that makes a folder a project of tampo. Others may have a params/ and a notebooks/ of their own."""
+
+_PACKAGE = Path(__file__).resolve().parent
+_FOLDERS = ("params", "notebooks")
+
+
+def project_root() -> Path:
+    """The folder that results/ is in: the nearest one at or above the working directory with the marker.
+
+    Outside of every project it is the working directory itself, with the parameters and notebooks of the package.
+    """
+    here = Path.cwd().resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / MARKER).is_file()), here)
+
+
+def checkout() -> Path | None:
+    """The checkout that this very package is imported from; None for an installed wheel."""
+    return _PACKAGE.parent if (_PACKAGE.parent / MARKER).is_file() else None
+
+
+def bundled(folder: str) -> Path:
+    """The folder "params" or "notebooks" of this version: in a wheel a copy of the checkout's."""
+    return (checkout() or _PACKAGE / "bundled") / folder
+
+
+def parameter_folders() -> Iterator[Path]:
+    """Where a scale's file is looked for: the project's params/, then those of the package."""
+    yield project_root() / "params"
+    if bundled("params") != project_root() / "params":
+        yield bundled("params")
+
+
+def notebook_folder() -> Path:
+    """The project's notebooks/, or those of the package where it has none."""
+    own = project_root() / "notebooks"
+    return own if (project_root() / MARKER).is_file() and own.is_dir() else bundled("notebooks")
+
+
+def init_project(folder: Path, version: str) -> list[Path]:
+    """Write params/ and notebooks/ of this version into `folder`, and the marker that makes it a project.
+
+    Args:
+        folder: Made where it is missing.
+        version: What the marker says the files are of.
+
+    Returns:
+        The folders that were written.
+
+    Raises:
+        FileExistsError: One of them is there already: nothing of a user's is written over, or half written.
+    """
+    there = [str(folder / name) for name in _FOLDERS if (folder / name).exists()]
+    if there:
+        raise FileExistsError(f"{' and '.join(there)} is there already. Choose a new folder, or move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Copied beside their place and then renamed: a folder is whole or not there.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tampo-init-") as temporary:
+        for name in _FOLDERS:
+            shutil.copytree(bundled(name), Path(temporary, name), ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        for name in _FOLDERS:
+            Path(temporary, name).rename(folder / name)
+    (folder / MARKER).write_text(marker_text(version), encoding="utf-8")
+    return [folder / name for name in _FOLDERS]
+
+
+def marker_text(version: str) -> str:
+    """What the marker of a project says."""
+    return f"This folder is a project of tampo: results/ is written beside this file. Files of version {version}.\n"
