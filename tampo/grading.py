@@ -79,9 +79,9 @@ def grade_math(
 
 
 # pebble 5.2.3 has such a pool, but its workers share one locked pipe: a worker killed at the wrong moment (as by the
-# out-of-memory killer) keeps the lock or breaks the whole pool. Of 39 SIGKILLs at random moments, 16 broke its pool and
-# 4 stalled a batch for over two minutes; of 40, none delayed this pool. The speed is the same (on two busy cores, 401
-# real completions per second against 439), and without loky's process context pebble imports the caller's `__main__`.
+# out-of-memory killer) keeps the lock or breaks the whole pool. Of 46 SIGKILLs at random moments, 19 broke its pool and
+# 6 stalled a batch for over two minutes; of 40, none delayed this pool. Both grade about 400 real completions a second
+# on two busy cores. Without loky's process context, pebble also imports the caller's `__main__`.
 class GradingPool:
     """Worker processes that grade answers. They start when first needed and end at `close`, `with` or exit.
 
