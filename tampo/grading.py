@@ -1,15 +1,14 @@
-r"""Whether a completion's final answer equals the gold one, by math-verify in worker processes that may be killed.
+r"""Grades a completion's final answer against the gold answer: math-verify in worker processes.
 
-What a model writes can make sympy hang or eat all memory, and math-verify's own timeouts are signals that only work
-in a main thread. So each answer is judged in a worker process with a memory cap and a kernel timer that ends the
-worker at the deadline, even inside C code. A worker is `python -m tampo.grading`: it imports neither torch nor the
-caller's `__main__`, so grading works from threads, notebooks and unguarded scripts. POSIX systems only.
+Some completions make sympy hang or use all memory, and math-verify's own timeouts are signals that only work in a
+main thread. So a worker process with a memory cap grades each answer, and a kernel timer kills the worker at the
+deadline, even inside C code. A worker runs `python -m tampo.grading`: it imports neither torch nor the caller's
+`__main__`, so grading works from threads, notebooks and scripts without a `__main__` guard. POSIX systems only.
 
-How an answer is judged stands in `tampo.judging`.
+`tampo.judging` has the rules for comparing two answers.
 """
 
 import contextlib
-import json
 import logging
 import os
 import queue
@@ -23,27 +22,27 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from tampo.judging import Status, judge
 
-_START_SECONDS = 120.0  # to import sympy, on a machine that is busy
-_GRACE_SECONDS = 5.0  # beyond the deadline, for a worker that its own timer did not end (a stopped process)
-_ANSWERS_PER_WORKER = 5_000  # then a fresh one: the parser's caches only grow
-_ANSWER_LENGTH = 1_000  # characters of an answer that are kept in a verdict
+_START_SECONDS = 120.0  # to import sympy on a busy machine
+_GRACE_SECONDS = 5.0  # after the deadline, before a worker is killed that its own timer did not end (a stopped process)
+_ANSWERS_PER_WORKER = 5_000  # then a new worker starts: the parser's caches only grow
+_ANSWER_LENGTH = 1_000  # characters of an answer kept in a verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one completion.
+    """The grade of one completion.
 
     Attributes:
         correct: True only with the status "correct".
-        status: "unparseable": no answer was found or it is not mathematics; "gold_unparseable": the same of the gold;
-            "timeout": the deadline or the memory cap was exceeded, or the worker died otherwise.
-        answer: The text read out of the completion, its first 1,000 characters; None where nothing was found, and
-            after a timeout.
+        status: "correct", "wrong", "unparseable" (no answer was found, or it is not mathematics), "gold_unparseable"
+            (the gold answer is not mathematics) or "timeout" (the answer exceeded the deadline or the memory cap, or
+            its workers died).
+        answer: The answer found in the completion, at most 1,000 characters; None if none was found or on timeout.
     """
 
     correct: bool
@@ -57,36 +56,41 @@ def grade_math(
     tolerances: Sequence[float | None] | None = None,
     pool: "GradingPool | None" = None,
 ) -> list[Verdict]:
-    r"""Judge each completion against its gold answer.
+    r"""Grade each completion against its gold answer.
 
-    The answer is the last non-empty `\boxed{}` (several, where they are joined as in "\boxed{1} and \boxed{2}"),
-    else what math-verify finds in the last 2,000 characters.
+    The answer is the content of the last non-empty `\boxed{}` (of several, if they are joined as in "\boxed{1} and
+    \boxed{2}"), otherwise what math-verify finds in the last 2,000 characters.
 
     Args:
-        completions: What the model wrote; any text.
-        golds: The right answers in LaTeX or plain text, with or without `$...$` or `\boxed{}`.
-        tolerances: Absolute tolerance of each gold that is a single number (OlympiadBench's `error`), or None.
-        pool: The workers; by default a pool shared by the whole process, with a deadline of 5 s.
+        completions: Texts of the model.
+        golds: The correct answers in LaTeX or plain text, with or without `$...$` or `\boxed{}`.
+        tolerances: For each gold answer that is a single number, its absolute tolerance (OlympiadBench's `error`) or
+            None.
+        pool: The workers. By default, one pool per process with a deadline of 5 s.
 
     Returns:
-        One verdict a completion, in their order.
+        One verdict per completion, in the same order.
 
     Raises:
         ValueError: The sequences differ in length.
-        RuntimeError: No worker can be started, as without math-verify, or the pool is closed.
+        RuntimeError: No worker can be started (for example, math-verify is not installed) or the pool is closed.
     """
     return (pool or _default_pool(os.getpid())).grade(completions, golds, tolerances)
 
 
+# pebble 5.2.3 has such a pool, but its workers share one locked pipe: a worker killed at the wrong moment (as by the
+# out-of-memory killer) keeps the lock or breaks the whole pool. Of 46 SIGKILLs at random moments, 19 broke its pool and
+# 6 stalled a batch for over two minutes; of 40, none delayed this pool. Both grade about 400 real completions a second
+# on two busy cores. Without loky's process context, pebble also imports the caller's `__main__`.
 class GradingPool:
-    """Worker processes that judge answers; started when first needed, ended by `close`, `with`, or at exit.
+    """Worker processes that grade answers. They start when first needed and end at `close`, `with` or exit.
 
-    Usable from several threads at once. A process forked from this one needs a pool of its own.
+    Several threads may use one pool. A forked process needs its own pool.
 
     Args:
-        workers: Processes; by default one a core that this process may use, at most 8.
-        deadline: Seconds for one answer.
-        memory: Bytes of address space of a worker.
+        workers: Number of processes; by default one per available core, at most 8.
+        deadline: Seconds per answer.
+        memory: Address space of a worker in bytes.
     """
 
     def __init__(self, workers: int | None = None, deadline: float = 5.0, memory: int = 2**30) -> None:
@@ -96,7 +100,7 @@ class GradingPool:
             raise ValueError(f"workers and deadline must be positive, got {workers} and {deadline}")
         self._deadline, self._memory = deadline, memory
         self._live: set[_Worker] = set()
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # the last used first: few are started
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # LIFO: start as few workers as possible
         for _ in range(workers):
             self._idle.put(None)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
@@ -105,7 +109,7 @@ class GradingPool:
     def grade(
         self, completions: Sequence[str], golds: Sequence[str], tolerances: Sequence[float | None] | None = None
     ) -> list[Verdict]:
-        """As `grade_math`, on these workers."""
+        """Same as `grade_math`, with the workers of this pool."""
         if tolerances is None:
             tolerances = [None] * len(golds)
         if not len(completions) == len(golds) == len(tolerances):
@@ -113,7 +117,7 @@ class GradingPool:
         return list(self._threads.map(self._grade_one, completions, golds, tolerances))
 
     def close(self) -> None:
-        """End the workers. The pool grades no more."""
+        """End the workers. A closed pool raises RuntimeError when used."""
         self._finalizer()
 
     def __enter__(self) -> "GradingPool":
@@ -125,18 +129,14 @@ class GradingPool:
     def _grade_one(self, completion: str, gold: str, tolerance: float | None) -> Verdict:
         worker = self._idle.get()
         try:
-            # What time is left is for a second try, should the worker die of something else than its deadline: the
-            # answers before may have filled its memory, or somebody killed it.
+            # If the worker dies of something other than the deadline (earlier answers filled its memory, or it was
+            # killed), another worker tries again in the remaining time.
             seconds = self._deadline
             while seconds > 0.1:
-                if worker is None or worker.process.poll() is not None or worker.answered >= _ANSWERS_PER_WORKER:
+                if worker is None or not worker.is_usable():
                     self._discard(worker)
                     worker = None
-                    worker = _Worker(self._memory)
-                    self._live.add(worker)
-                    if not self._finalizer.alive:
-                        self._discard(worker)
-                        raise RuntimeError("The grading pool is closed.")
+                    worker = self._start_worker()
                 start = time.monotonic()
                 reply = worker.ask([seconds, completion, gold, tolerance], seconds + _GRACE_SECONDS)
                 if reply is not None:
@@ -149,6 +149,14 @@ class GradingPool:
         finally:
             self._idle.put(worker)
 
+    def _start_worker(self) -> "_Worker":
+        worker = _Worker(self._memory)
+        self._live.add(worker)
+        if not self._finalizer.alive:
+            self._discard(worker)
+            raise RuntimeError("The grading pool is closed.")
+        return worker
+
     def _discard(self, worker: "_Worker | None") -> None:
         if worker is not None:
             worker.end()
@@ -157,83 +165,82 @@ class GradingPool:
 
 @cache
 def _default_pool(process: int) -> GradingPool:
-    """One pool a process id, as a forked process must not talk to the workers of its parent."""
+    """One pool per process id, because a forked process must not use its parent's workers."""
     del process
     return GradingPool()
 
 
 def _end(threads: ThreadPoolExecutor, workers: "set[_Worker]", owner: int) -> None:
-    if os.getpid() == owner:  # not in a forked copy
+    if os.getpid() == owner:  # not in a forked process
         threads.shutdown(wait=False, cancel_futures=True)
         for worker in list(workers):
             worker.end()
 
 
 class _Worker:
-    """One worker process: a line of JSON in, a line of JSON out."""
+    """One worker process and the connection to it."""
 
     def __init__(self, memory: int) -> None:
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a notebook may have changed it
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tampo.grading", str(memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-        )
+        self._connection, remote = Pipe()
+        with remote:
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a notebook may have changed it
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tampo.grading", str(remote.fileno()), str(memory)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[remote.fileno()],
+                env=os.environ | {"PYTHONPATH": path},
+            )
         self.answered = 0
-        greeting = self._read(_START_SECONDS)
-        if greeting != ["ready"]:
+        greeting = self._receive(_START_SECONDS)
+        if greeting != "ready":
             self.end()
-            raise RuntimeError(f"A grading worker did not start: {greeting[0] if greeting else 'it ended at once'}")
+            raise RuntimeError(f"A grading worker did not start: {greeting or 'it exited at once'}")
+
+    def is_usable(self) -> bool:
+        return self.process.poll() is None and self.answered < _ANSWERS_PER_WORKER
 
     def ask(self, question: list[Any], seconds: float) -> list[Any] | None:
-        """The reply, or None where the worker died or said nothing for `seconds`."""
-        assert self.process.stdin is not None
+        """The reply (status, answer), or None if the worker died or did not reply within `seconds`."""
         self.answered += 1
         try:
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")  # ASCII, lone surrogates escaped
-            self.process.stdin.flush()
+            self._connection.send(question)
         except OSError:
             return None
-        return self._read(seconds)
+        return self._receive(seconds)
 
-    def _read(self, seconds: float) -> list[Any] | None:
-        stdout = self.process.stdout
-        assert stdout is not None
-        line = stdout.readline() if wait([stdout], seconds) else b""  # type: ignore[list-item]
-        return json.loads(line) if line.endswith(b"\n") else None
+    def _receive(self, seconds: float) -> Any:
+        try:
+            return self._connection.recv() if self._connection.poll(seconds) else None
+        except (EOFError, OSError):
+            return None
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # what is buffered for a dead worker
-                pipe.close()  # type: ignore[union-attr]
 
 
-def _serve() -> None:
-    """Answer questions from stdin until it ends, and die of SIGALRM when one takes too long."""
-    memory = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes stdin
+def _serve(connection: Connection, memory: int) -> None:
+    """Answer questions until the parent process closes the connection; SIGALRM ends this process at the deadline."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not come between the replies
     logging.disable()
     try:
         import math_verify  # noqa: F401
     except ImportError as error:
-        print(json.dumps([f"{error} (pip install math-verify)"]), file=output, flush=True)
+        connection.send(f"{error} (pip install math-verify)")
         return
-    print(json.dumps(["ready"]), file=output, flush=True)
-    for line in sys.stdin.buffer:
-        # The default action of SIGALRM ends the process, whatever it is doing and whether or not the parent lives.
-        seconds, *question = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        status, answer = judge(*question)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps([status, answer and answer[:_ANSWER_LENGTH]]), file=output, flush=True)
+    connection.send("ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            # The default action of SIGALRM ends the process, whatever it is doing and whether or not the parent lives.
+            seconds, *question = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            status, answer = judge(*question)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send([status, answer and answer[:_ANSWER_LENGTH]])
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

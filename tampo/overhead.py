@@ -1,10 +1,9 @@
-"""What TAMPO's outer loop costs (section 4.2), and what tampo's own rollouts and scoring save.
+"""What TAMPO's outer loop costs (section 4.2), and what tampo's rollouts and log-prob computation save.
 
-Every measurement takes its cases in turns, and every ratio is paired: a step with the same step, a round with itself.
+Every measurement alternates between its cases, and every ratio is paired by step and round.
 
-The outer loop is measured beside TRL's GRPOTrainer on the same rollouts. Both train at T = 1 throughout, TAMPO
-because its warm-up lasts for the whole run; they draw the same tokens and make the same updates, and what is left
-between them is the outer loop.
+The outer loop is compared with TRL's GRPOTrainer on the same rollouts. Both train at T = 1 throughout (TAMPO's warm-up
+lasts for the whole run), draw the same tokens and make the same updates, so the outer loop is the only difference.
 """
 
 import contextlib
@@ -17,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+import trl
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
@@ -37,7 +36,7 @@ PARTS = ("generate", "reward", "forward", "backward", "outer loop", "other")
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: the trainer, who samples, and whether rollouts are scored by length."""
+    """One way to train: the trainer class, and whether tampo's own rollouts and grouping by length are used."""
 
     title: str
     trainer: type[GRPOTrainer]
@@ -52,7 +51,7 @@ CASES = {
 
 
 class _Laps(TrainerCallback):
-    """Seconds of every optimizer step, whole and by part."""
+    """Seconds of every optimizer step, in total and by part."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.steps: list[dict[str, float]] = []
@@ -68,19 +67,20 @@ class _Laps(TrainerCallback):
 
 
 def measure_steps(config: TrainingConfig, rounds: int, cases: tuple[str, ...] = ("grpo", "tampo")) -> pd.DataFrame:
-    """Step times of several ways to train, taken in turns: the order of one round is turned round in the next.
+    """Step times of several cases, measured alternately: each round reverses the order of the one before.
 
     Args:
-        config: The training; its controller is replaced.
-        rounds: Trainings of each case.
+        config: The training run; its controller is replaced.
+        rounds: Training runs per case.
         cases: Keys of `CASES`.
 
     Returns:
-        Columns round, step (from 1), case, part (of `PARTS`, or "whole"), seconds. Each round is the same training
-        over again.
+        Columns round, step (from 1), case, part (of `PARTS`, or "whole"), seconds. Every round repeats the same
+        training run.
 
     Raises:
-        RuntimeError: "grpo" and "tampo" did not draw the same rollouts, so that their times cannot be compared.
+        RuntimeError: "grpo" and "tampo" did not draw the same rollouts, so their times cannot be compared; or a
+            method to time does not exist in this version of TRL.
     """
     rows, lengths = [], dict[str, list[float]]()
     for number in range(rounds):
@@ -104,47 +104,65 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
     fair |= {} if case.fast else {"scoring_batch": None}
     watch = Stopwatch()
     laps = _Laps(watch)
-    with tempfile.TemporaryDirectory() as folder, patch("tampo.trainer.LogitRecorder", _timed_recorder(watch)):
+    with tempfile.TemporaryDirectory() as folder, _timed_recorder(watch):
         rollouts = sample_rollouts if case.fast else None
         config = TrainingConfig(**config.model_dump() | fair)
         trainer, _ = make_trainer(config, Path(folder), case.trainer, [laps], rollouts)
-        trainer.remove_callback(PrinterCallback)  # the log of a training is of no use here
-        for part, owner, method in (
-            ("generate", trainer, "_generate"),
-            ("reward", trainer, "_calculate_rewards"),
-            ("forward", trainer, "_compute_loss"),
-            ("backward", trainer.accelerator, "backward"),
-            ("outer loop", trainer, "_observe"),
-        ):
-            if hasattr(owner, method):
-                setattr(owner, method, watch.timed(part, getattr(owner, method)))
+        trainer.remove_callback(PrinterCallback)  # it prints the log of every step
+        _time_method(watch, "generate", trainer, "_generate")
+        _time_method(watch, "reward", trainer, "_calculate_rewards")
+        _time_method(watch, "forward", trainer, "_compute_loss")
+        _time_method(watch, "backward", trainer.accelerator, "backward")
+        if isinstance(trainer, TAMPOTrainer):
+            _time_method(watch, "outer loop", trainer, "_observe")
         yield trainer, laps
     del trainer
     gc.collect()
 
 
-def _timed_recorder(watch: Stopwatch) -> type:
+def _time_method(watch: Stopwatch, part: str, owner: object, method: str) -> None:
+    """Replace `owner.method` by a wrapper that adds its seconds to `part`.
+
+    Raises:
+        RuntimeError: `owner` has no such method.
+    """
+    if not callable(function := getattr(owner, method, None)):
+        raise RuntimeError(
+            f"Cannot time {part!r}: {type(owner).__name__} has no method {method!r} in TRL {trl.__version__}."
+        )
+    setattr(owner, method, watch.timed(part, function))
+
+
+@contextlib.contextmanager
+def _timed_recorder(watch: Stopwatch) -> Iterator[None]:
+    """Time the K log-likelihoods that `TAMPOTrainer` reads from the logits, as part of the outer loop."""
     methods = ("__init__", "__call__", "log_probs")
-    timed = {name: watch.timed("outer loop", getattr(LogitRecorder, name)) for name in methods}
-    return type("TimedRecorder", (LogitRecorder,), timed)
+    originals = {name: getattr(LogitRecorder, name) for name in methods}
+    try:
+        for name in methods:
+            setattr(LogitRecorder, name, watch.timed("outer loop", originals[name]))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(LogitRecorder, name, original)
 
 
 def step_ratio(times: pd.DataFrame, case: str, base: str = "grpo") -> Estimate:
-    """Step time of one case over that of another, paired by step, with its 95 % interval over steps and rounds.
+    """Step time of one case divided by that of another, paired by step, with its 95 % interval over steps and rounds.
 
-    The mean is geometric. The first step of a round warms caches, and does not count where there are others.
+    The mean is geometric. The first step of a round warms caches and is left out, unless it is the only one.
 
     Args:
         times: From `measure_steps`.
         case: Key of `CASES`.
-        base: What it is compared with.
+        base: Key of the case to compare with.
     """
     whole = times[times["part"] == "whole"].pivot(index=["round", "step"], columns="case", values="seconds")
     return _geometric(_grid(whole[case] / whole[base]))
 
 
 def outer_loop_ratio(times: pd.DataFrame, case: str) -> Estimate:
-    """Seconds of the outer loop over those of the rest of the same step, with a 95 % interval (see `step_ratio`).
+    """Seconds of the outer loop divided by those of the rest of the same step, with a 95 % interval (see `step_ratio`).
 
     Args:
         times: From `measure_steps`.
@@ -155,12 +173,12 @@ def outer_loop_ratio(times: pd.DataFrame, case: str) -> Estimate:
 
 
 def ratio(numerator: pd.Series, denominator: pd.Series) -> Estimate:
-    """Geometric mean of paired ratios of times (the same index), with its 95 % interval over the pairs."""
+    """Geometric mean of ratios of times, paired by index, with its 95 % interval over the pairs."""
     return _geometric((numerator / denominator).to_numpy())
 
 
 def _grid(values: pd.Series) -> np.ndarray:
-    """Values by (round, step) as an array (rounds, steps), without the first step."""
+    """Values indexed by (round, step) as an array (rounds, steps), without the first step."""
     wide = values.unstack("step").sort_index(axis=1).to_numpy()  # (rounds, steps)
     return wide[:, 1:] if wide.shape[1] > 1 else wide
 
@@ -172,7 +190,7 @@ def _geometric(values: np.ndarray) -> Estimate:
 
 
 def step_memory(config: TrainingConfig, case: str) -> float:
-    """Peak memory in MB of a training of `config`, in a process of its own: of the GPU, or of the process."""
+    """Peak memory in MB of a training run of `config` in a new process: of the GPU, or without one of the process."""
     return peak_memory(_train_once, config, case)
 
 
@@ -183,10 +201,10 @@ def _train_once(config: TrainingConfig, case: str) -> None:
 
 
 def peak_memory(function: Callable[..., None], *args: Any) -> float:
-    """Memory in MB that a call takes at most, in a new process: of the GPU, or of the process beyond its imports.
+    """Peak memory in MB of a call in a new process: of the GPU, or without one of the process, less its imports.
 
     Args:
-        function: A function of a module, so that the new process finds it.
+        function: A function at module level, so that the new process can import it.
         args: Its arguments.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -197,7 +215,7 @@ def _peak_of(function: Callable[..., None], args: tuple[Any, ...]) -> float:
     if torch.cuda.is_available():
         function(*args)
         return torch.cuda.max_memory_allocated() / 2**20
-    # Imports have a peak of their own, which Linux can forget.
+    # Linux can reset the peak, which the imports have set.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak_resident()
@@ -206,7 +224,7 @@ def _peak_of(function: Callable[..., None], args: tuple[Any, ...]) -> float:
 
 
 def _peak_resident() -> float:
-    """The most memory, in MB, that this process has had."""
+    """Peak memory of this process in MB."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10

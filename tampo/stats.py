@@ -1,7 +1,7 @@
 """Estimates from repeated samples: Pass@k, and means with intervals and tests over problems and training seeds.
 
-An interval here says how much a figure would move with other problems of the same kind and, where there is more than
-one training seed, with other seeds. With one seed it knows nothing of seeds; tables say how many went into a figure.
+An interval covers the variation over problems of the same kind and, with several training seeds, over seeds. With one
+seed it does not cover variation over seeds; the tables show the number of seeds.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]:
-    """Probability that at least one of k samples is right, from c right among n: 1 - C(n - c, k) / C(n, k).
+    """Probability that at least one of k samples is correct, given c correct of n: 1 - C(n - c, k) / C(n, k).
 
     The unbiased estimator of Chen et al. (2021), as a product, so that large n does not overflow.
 
     Args:
         n: Samples drawn for each problem.
-        c: Samples that are right, between 0 and n; same shape as `n` or a scalar.
+        c: Correct samples, between 0 and n; same shape as `n` or a scalar.
         k: Between 1 and every n.
 
     Returns:
@@ -40,7 +40,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]
         )
     if ((right < 0) | (right > total)).any():
         raise ValueError("c must be between 0 and n for every problem.")
-    # C(n - c, k) / C(n, k) is the chance that k draws without return all miss: a product of k shrinking ratios.
+    # C(n - c, k) / C(n, k) is the probability that k draws without replacement all miss: a product of k ratios.
     draws = np.arange(k)  # (k,)
     misses = np.maximum(total[..., None] - right[..., None] - draws, 0) / (total[..., None] - draws)
     result = 1 - misses.prod(axis=-1)
@@ -55,7 +55,7 @@ class Estimate:
         value: The mean.
         low: Lower end of the interval.
         high: Upper end.
-        p_greater: One-sided p-value of the mean being 0 or less: small where it is surely positive.
+        p_greater: One-sided p-value of the hypothesis that the mean is at most 0.
     """
 
     value: float
@@ -67,23 +67,24 @@ class Estimate:
 def mean_interval(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Estimate:
     """Mean over groups (benchmarks, each with the same weight) of the mean over seeds and problems.
 
-    Seeds and problems are crossed: every seed meets every problem, and a seed is the same in all groups. The variance
-    of such a mean is that of the seeds' means plus that of the problems' means less that of their interaction, which
-    both contain (analysis of variance with two random factors); it is never taken to be below the larger of the two.
-    The interval is Student's t with Satterthwaite's degrees of freedom. For a paired comparison give the differences.
+    Seeds and problems are crossed: every seed has a value for every problem, and a seed is the same in all groups. The
+    variance of the mean is the variance of the seeds' means plus that of the problems' means minus that of their
+    interaction, which both contain (analysis of variance with two random factors). It is at least the larger of the
+    two. The interval is Student's t with Satterthwaite's degrees of freedom. For a paired comparison, pass the
+    differences.
 
     Args:
-        groups: One array a benchmark, shape (seeds, problems), or (problems,) for one seed.
-        confidence: Mass of the interval.
+        groups: One array per benchmark, shape (seeds, problems), or (problems,) for one seed.
+        confidence: Coverage of the interval.
 
     Raises:
-        ValueError: No group, an empty one, or groups of different numbers of seeds.
+        ValueError: No group, an empty group, or groups with different numbers of seeds.
 
     Example:
         >>> mean_interval([[[1.0, 3.0], [3.0, 5.0]]]).value
         3.0
     """
-    from scipy.stats import t as student  # half a second of import, only where intervals are made
+    from scipy.stats import t as student  # takes half a second to import
 
     arrays = [np.atleast_2d(np.asarray(group, dtype=np.float64)) for group in groups]  # (S, P) each
     if not arrays or any(not array.size for array in arrays):
@@ -97,7 +98,7 @@ def mean_interval(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Esti
     interaction = sum(_interaction(array) for array in arrays) / len(arrays) ** 2
     problem_part = float(problem_parts.sum())
     variance = max(seed_part + problem_part - interaction, seed_part, problem_part)
-    if variance <= 1e-20 * max(1.0, value**2):  # all values are equal, but for rounding
+    if variance <= 1e-20 * max(1.0, value**2):  # all values are equal up to rounding
         return Estimate(value, value, value, 0.0 if value > 0 else 1.0)
     parts = [(seed_part, len(by_seed))] + [(part, a.shape[1]) for part, a in zip(problem_parts, arrays, strict=True)]
     freedom = variance**2 / sum(part**2 / (count - 1) for part, count in parts if count > 1)
@@ -120,7 +121,7 @@ def _interaction(array: NDArray[np.float64]) -> float:
 
 
 def deviation_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """Standard deviation of normal values with its chi-squared interval; no upper end for fewer than two values."""
+    """Standard deviation of normal values with its chi-squared interval; the upper end is infinite below two values."""
     from scipy.stats import chi2
 
     count = len(values)
@@ -133,17 +134,19 @@ def deviation_interval(values: NDArray[np.float64], confidence: float = 0.95) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's step-down method: reject where the result is below the level.
+    """p-values adjusted for multiple tests by Holm's step-down method; reject where the result is below the level.
 
-    The chance of a single false rejection among all stays below the level, whatever the dependence.
+    The probability of at least one false rejection stays below the level, whatever the dependence between the tests.
+
+    Args:
+        p_values: Any number of p-values; NaN counts as a test with p = 1.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    order = np.argsort(p_values, kind="stable")
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    if not len(p_values):
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(np.nan_to_num(p_values, nan=1.0), method="holm")[1].tolist()

@@ -1,4 +1,4 @@
-"""Where time goes: seconds in named parts of a program."""
+"""Seconds spent in named parts of a program."""
 
 import functools
 import time
@@ -10,7 +10,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds spent in parts of a program, each without the parts that run inside it.
+    """Adds up the seconds spent in parts of a program; a part does not include the parts that run inside it.
 
     Example:
         >>> watch = Stopwatch()
@@ -23,10 +23,10 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self._inside = [0.0]  # seconds of the parts within the one that runs, innermost last
+        self._inside = [0.0]  # seconds of the parts inside each running part, innermost last
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, whose calls count as `part`."""
+        """A wrapper of `function` that adds the time of its calls to `part`."""
 
         @functools.wraps(function)
         def measured(*args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 def now() -> float:
-    """Seconds, after all work that was given to a GPU."""
+    """The clock in seconds, read after the GPU has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,17 +1,24 @@
-"""Tables of scores as csv, Markdown, LaTeX and HTML: best bold, second underlined, intervals, published numbers."""
+"""Tables of scores as CSV, Markdown, LaTeX and HTML: best bold, second underlined, intervals, published numbers.
+
+HTML and LaTeX are pandas' Styler. Each cell carries its own markup, since Styler formats a cell as a whole (only the
+value is bold, not its interval) and puts HTML formats into a style sheet, which GitHub removes from a notebook.
+"""
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from tampo.files import write_text
 
 
 @dataclass(frozen=True)
 class _Markup:
-    """How one format writes a cell."""
+    """How a format writes a cell: patterns with the numbers in braces."""
 
     best: str
     second: str
@@ -42,37 +49,33 @@ _MARKUP = {
 
 
 def ranks(values: pd.Series) -> pd.Series:
-    """1 for the best value as printed (one decimal), 2 for the second best, and so on; equals share a rank."""
-    printed = values.map("{:.1f}".format).astype(float)  # round(1) decides halves otherwise than printing does
+    """1 for the best value as printed (one decimal), 2 for the second best, and so on; equal values share a rank."""
+    printed = values.map("{:.1f}".format).astype(float)  # round(1) rounds halves differently
     return printed.rank(method="dense", ascending=False).astype(int)
 
 
 def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
-    """The table as a reader sees it: a row a method, a pair of columns a benchmark, cells in `markup`.
+    """The table as it is printed: one row per method, columns by benchmark and metric.
 
     Args:
         summary: From `tampo.experiments.summarise`.
-        markup: "md", "html" or "tex".
+        markup: "md", "html" or "tex", the format of the cells. Row and column headings are plain text.
     """
     style = _MARKUP[markup]
     ranked = summary.assign(rank=summary.groupby(["benchmark", "metric"])["value"].transform(ranks))
-    # Where all are equal, none is best.
+    # If all are equal, none is best.
     ranked.loc[ranked.groupby(["benchmark", "metric"])["rank"].transform("max") == 1, "rank"] = 0
     cells = ranked.assign(cell=[style.cell(row, row["rank"]) for _, row in ranked.iterrows()])
-    # avg@n is shown once, under the average where there are several benchmarks.
+    # avg@n is shown once: for the average, or for the only benchmark.
     first = cells["benchmark"] == cells["benchmark"].iloc[0]
     shown = cells[first | ~cells["metric"].str.startswith("avg")]
     wide = shown.pivot(index="title", columns=["benchmark", "metric"], values="cell")
     columns = _columns(shown)
     wide = wide.loc[list(summary["title"].unique()), columns]
     wide.columns = pd.MultiIndex.from_tuples(
-        [(_plain(benchmark.replace("_", " "), markup), metric.replace("pass", "Pass")) for benchmark, metric in columns]
+        [(benchmark.replace("_", " "), metric.replace("pass", "Pass")) for benchmark, metric in columns]
     )
-    titles = [_plain(title, markup) for title in wide.index]
-    if markup == "html":
-        titles = [title.replace(" ", "&nbsp;") for title in titles]
-    wide.index = pd.Index(titles, name="Method")
-    return wide
+    return wide.rename_axis("Method")
 
 
 def write_table(summary: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
@@ -80,9 +83,9 @@ def write_table(summary: pd.DataFrame, folder: Path, name: str, caption: str) ->
 
     Args:
         summary: From `tampo.experiments.summarise`.
-        folder: Where to.
-        name: File name without ending.
-        caption: One or two sentences that say what the numbers are.
+        folder: The folder to write to.
+        name: File name without extension.
+        caption: One or two sentences that describe the numbers.
 
     Returns:
         The paths written.
@@ -102,13 +105,13 @@ def write_table(summary: pd.DataFrame, folder: Path, name: str, caption: str) ->
 
 def to_markdown(summary: pd.DataFrame, caption: str) -> str:
     """GitHub's Markdown: the caption, then the table with one line of headings."""
-    table = layout(summary, "md")
-    table.columns = pd.Index(["<br>".join(names) for names in table.columns])
+    table = layout(summary, "md").rename(index=_escape_markdown)
+    table.columns = pd.Index(["<br>".join(map(_escape_markdown, names)) for names in table.columns])
     return f"{caption}\n\n{table.to_markdown()}\n"
 
 
 def averages_to_markdown(summary: pd.DataFrame) -> str:
-    """The averages alone, with their intervals: a row a method, a column a metric."""
+    """Only the averages, with their intervals: one row per method, one column per metric."""
     average = summary[summary["benchmark"] == "Average"]
     cells = average["value"].map("{:.1f}".format) + " ("
     cells += average["low"].map("{:.1f}".format) + "–" + average["high"].map("{:.1f}".format) + ")"
@@ -119,20 +122,33 @@ def averages_to_markdown(summary: pd.DataFrame) -> str:
 
 def to_latex(summary: pd.DataFrame, caption: str, label: str) -> str:
     """A booktabs table of full width; needs the packages booktabs and graphicx."""
-    table = layout(summary, "tex")
-    body = table.to_latex(
-        escape=False, multicolumn_format="c", column_format="l" + "r" * len(table.columns), index_names=False
+    styler = _styler(summary, "tex", _escape_latex)
+    text = styler.to_latex(
+        column_format="l" + "r" * len(styler.columns),
+        multicol_align="c",
+        hrules=True,
+        environment="table*",
+        position_float="centering",
+        caption=_escape_latex(caption),
+        label=label,
     )
-    return (
-        "\\begin{table*}\n\\centering\n\\resizebox{\\textwidth}{!}{%\n"
-        f"{body.strip()}}}\n\\caption{{{_plain(caption, 'tex')}}}\n\\label{{{label}}}\n\\end{{table*}}\n"
-    )
+    # Styler cannot scale a table to the width of the page.
+    text = text.replace(r"\begin{tabular}", "\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}")
+    return text.replace(r"\end{tabular}", r"\end{tabular}}")
 
 
 def to_html(summary: pd.DataFrame, caption: str) -> str:
     """A fragment of HTML, also what a notebook shows."""
-    body = layout(summary, "html").to_html(escape=False, border=0, justify="center", index_names=False)
-    return f"<p>{html.escape(caption)}</p>\n{body}\n"
+    styler = _styler(summary, "html", lambda text: html.escape(text).replace(" ", "&nbsp;"))
+    styler.set_table_styles([{"selector": "th.col_heading", "props": "text-align: center"}])
+    # Without ids the text is the same every time.
+    body = styler.to_html(table_uuid="scores", table_attributes='class="dataframe"', cell_ids=False)
+    return f"<p>{html.escape(caption)}</p>\n{body}"
+
+
+def _styler(summary: pd.DataFrame, markup: str, escape: Callable[[Any], str]) -> Styler:
+    styler = layout(summary, markup).style.hide(axis="index", names=True)
+    return styler.format_index(escape, axis="index").format_index(escape, axis="columns")
 
 
 def _columns(shown: pd.DataFrame) -> list[tuple[str, str]]:
@@ -144,11 +160,15 @@ def _columns(shown: pd.DataFrame) -> list[tuple[str, str]]:
     return [(b, m) for b in benchmarks for m in metrics if (b, m) in present]
 
 
-def _plain(text: str, markup: str) -> str:
-    """Text with what the format takes for markup escaped."""
-    if markup == "html":
-        return html.escape(text)
-    if markup == "tex":
-        escaped = "".join("\\" + c if c in "&%$#_{}" else c for c in text)
-        return escaped.replace("→", r"$\to$").replace("–", "--")
+_LATEX = str.maketrans(
+    {character: "\\" + character for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "–": "--"}
+)
+
+
+def _escape_latex(text: str) -> str:
+    return text.translate(_LATEX)  # Styler's own escapes headings but not captions
+
+
+def _escape_markdown(text: str) -> str:
     return text.replace("|", r"\|").replace("_", r"\_")

@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import trl
 
 from tampo import overhead as module
 from tampo.config import load_params
+from tampo.fused_head import LogitRecorder
 from tampo.overhead import CASES, PARTS, measure_steps, outer_loop_ratio, peak_memory, ratio, step_ratio
+from tampo.stopwatch import Stopwatch
 
 
 def times(expected, noise, rounds=4, steps=30):
@@ -61,6 +64,22 @@ def test_all_cases_are_measured_by_part_in_turns(monkeypatch):
     monkeypatch.setattr(module, "CASES", slow)
     with pytest.raises(RuntimeError, match="different rollouts"):
         measure_steps(params.training(), rounds=1)
+
+
+def test_a_renamed_method_of_trl_is_an_error(monkeypatch):
+    """Otherwise its time would silently count as another part."""
+    monkeypatch.delattr(trl.GRPOTrainer, "_calculate_rewards")
+    params = load_params("smoke", {"steps": 1, "train_problems": 5, "max_completion_length": 8})
+    with pytest.raises(RuntimeError, match=f"GRPOTrainer has no method '_calculate_rewards' in TRL {trl.__version__}"):
+        measure_steps(params.training(), rounds=1, cases=("grpo",))
+
+
+def test_the_recorder_is_timed_only_while_measuring():
+    original = LogitRecorder.log_probs
+    with pytest.raises(KeyError), module._timed_recorder(Stopwatch()):
+        assert LogitRecorder.log_probs is not original
+        raise KeyError
+    assert LogitRecorder.log_probs is original
 
 
 def _take(megabytes: int) -> None:

@@ -113,6 +113,11 @@ def test_holm_is_closed_bonferroni(p_values, level):
         assert decision == (value <= level) or value == pytest.approx(level)
 
 
+def test_holm_of_nothing_and_of_nan():
+    assert holm([]) == []
+    assert holm([0.5, float("nan"), 0.01]) == [1.0, 1.0, 0.03]
+
+
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=8).filter(lambda x: np.std(x) > 1e-3))
 def test_deviation_interval_holds_the_deviation(values):
     result = deviation_interval(np.array(values))

@@ -70,12 +70,32 @@ def test_best_is_bold_second_underlined_and_text_escaped():
     summary = summarise(make_result(["chain_sum", "gcd"]), METHODS)
     markdown, latex, page = (layout(summary, markup) for markup in ("md", "tex", "html"))
     best = summary[(summary["metric"] == "avg@8") & (summary["benchmark"] == "Average")]["value"].max()
-    assert markdown.loc[r"TAMPO & co\_", ("Average", "avg@8")].startswith(f"**{best:.1f}**<br><sub>")
+    assert markdown.loc["TAMPO & co_", ("Average", "avg@8")].startswith(f"**{best:.1f}**<br><sub>")
     assert markdown.loc["Base model", ("Average", "avg@8")].startswith("<u>")
-    assert r"\textbf{" in latex.loc[r"TAMPO \& co\_", ("Average", "avg@8")]
+    assert r"\textbf{" in latex.loc["TAMPO & co_", ("Average", "avg@8")]
     assert r"\underline{" in latex.loc["Base model", ("Average", "avg@8")]
-    assert page.loc["TAMPO&nbsp;&amp;&nbsp;co_", ("chain sum", "Pass@1")].endswith("</small>")
+    assert page.loc["TAMPO & co_", ("chain sum", "Pass@1")].endswith("</small>")
     assert ("chain sum", "avg@8") not in page.columns
+    assert r"| TAMPO & co\_ " in to_markdown(summary, "")
+    assert "TAMPO \\& co\\_ & " in to_latex(summary, "", "tab:x")
+    assert ">TAMPO&nbsp;&amp;&nbsp;co_</th>" in to_html(summary, "")
+    assert f"<b>{best:.1f}</b><br><small" in to_html(summary, "")
+
+
+def test_latex_of_a_name_stays_text():
+    hostile = r"\input{/etc/passwd} 50 % of $x_1^2$ ~ → –"
+    escaped = r"\textbackslash{}input\{/etc/passwd\} 50 \% of \$x\_1\textasciicircum{}2\$ \textasciitilde{} $\to$ --"
+    methods = (METHODS[0], Method("evil", hostile, {"alpha": 0.1}))
+    text = to_latex(summarise(make_result([hostile.replace("_", ""), "gcd"], methods), methods), hostile, "tab:x")
+    assert r"\input" not in text
+    assert rf"\caption{{{escaped}}}" in text
+    assert f"\n{escaped} & " in text
+    assert rf"\multicolumn{{2}}{{c}}{{{escaped}}}".replace(r"\_", "") in text
+
+
+def test_the_same_numbers_give_the_same_text():
+    summary = summarise(make_result(["chain_sum"]), METHODS)
+    assert to_html(summary, "caption") == to_html(summary, "caption")
 
 
 def test_html_of_a_name_stays_text():
