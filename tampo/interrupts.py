@@ -57,7 +57,7 @@ def stop_on_signals(notice: str = "Stopping after this step; what was done is ke
 def stop_with_parent(parent: Connection) -> None:
     """Send this process SIGTERM when `parent` is closed at its other end, as it is when that process dies.
 
-    The signal is repeated, in case the first one comes while the process is starting or between two jobs.
+    The signal is repeated: one that comes while Python finalizes an object is lost, as its exception is ignored.
     """
 
     def wait() -> None:

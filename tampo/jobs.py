@@ -1,8 +1,8 @@
 """Jobs: models to train and evaluate, several at a time, on this machine or on Slurm.
 
 One loop (`follow`) runs them all. A backend starts the jobs: `tampo.workers` on this machine, `tampo.slurm` on a
-cluster. The store's locks and checkpoints make each run happen once and resume where it was interrupted, and the store
-decides whether a job is done. A backend only knows that an attempt has ended.
+cluster. The store's locks and checkpoints ensure that each run is made once and resumes where it was interrupted. The
+store also decides whether a job is done; a backend only knows that an attempt has ended.
 """
 
 import json
@@ -181,7 +181,7 @@ def run_jobs(
     Args:
         store: Where records are kept.
         jobs: What to make.
-        workers: Jobs at a time, in one process with one thread each; default: one per available core.
+        workers: Jobs at a time, each in a process with one thread; default: one per available core.
         say: Receives progress lines.
         every: Seconds between two progress lines.
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -114,9 +114,14 @@ class Slurm:
     stopped = "The jobs on Slurm continue; the same command finds them again."
 
     def __init__(self, folder: Path, name: str, resources: Resources, workers: int | None = None) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ImportError('Jobs on Slurm need submitit: pip install "tampo[slurm]"') from error
+
         minutes = resources.minutes
         self._folder = _without_percent(folder / "sweep")
-        self._executor = _submitit().AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=_REQUEUES)
+        self._executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=_REQUEUES)
         self._executor.update_parameters(
             name=name,
             nodes=1,
@@ -132,6 +137,8 @@ class Slurm:
 
     def find(self, name: str) -> tuple["SlurmJob", int] | None:
         """The attempt that an earlier call left in the queue, and its number."""
+        import submitit
+
         note = self._note(name)
         try:
             values = json.loads(note.read_text(encoding="utf-8"))
@@ -140,7 +147,7 @@ class Slurm:
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        handle: submitit.Job[None] = _submitit().SlurmJob(self._folder, job)
+        handle: submitit.Job[None] = submitit.SlurmJob(self._folder, job)
         if not handle.get_info() or handle.done():  # Slurm does not know it, or it has ended
             return None
         return SlurmJob(handle, note, handle.paths.stdout), number
@@ -224,14 +231,6 @@ class Work:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, order)
-
-
-def _submitit() -> ModuleType:
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError('Jobs on Slurm need submitit: pip install "tampo[slurm]"') from error
-    return submitit
 
 
 def _without_percent(folder: Path) -> Path:

@@ -1,14 +1,14 @@
 """Jobs on this machine: worker processes that carry out one job after the other.
 
-The workers are loky's: it starts them without importing the caller's main module (so notebooks and plain scripts need
-no guard), sends them their calls, and notices a worker that dies. What loky cannot do is here:
+loky starts them without importing the caller's main module (notebooks and plain scripts need no guard), passes them
+their calls, and notices one that dies. This module adds what loky does not do:
 
-- It stops a busy worker with SIGKILL only, and a worker does not notice that its parent died. Ours get SIGTERM in both
-  cases, so that a training run saves a checkpoint first (`stop_with_parent`).
-- It has one log for all, and a worker that dies breaks its whole pool. Here each worker is a pool of one, and each job
-  has a log.
+- loky stops a busy worker by SIGKILL only, and a worker outlives its parent until its call ends. Here it gets SIGTERM
+  in both cases, so that a training run saves a checkpoint first (`stop_with_parent`).
+- In loky's pools, a worker that dies takes the others with it. Here each worker is a pool of one.
+- Each job has a log of its own.
 
-submitit's local executor was measured too: it starts two processes per job, which pay the imports (6 s) every time.
+submitit's local executor starts two new processes per job, so that each job would pay for the imports again.
 """
 
 import json
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
-from loky import ProcessPoolExecutor, cpu_count
+from loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
 
 from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.interrupts import Interrupted, stop_with_parent
@@ -102,22 +102,29 @@ class Worker:
     def start(self, task: Task, folder: Path, parent: Connection) -> "Worker":
         """Start a job; the process stops when `parent` is closed at its other end."""
         self.busy, self.log, self._order = True, folder / f"{task.name}.log", json.loads(task.order)
+        call = (_work, task.order, str(self.log), task.attempt > 1)
+        try:
+            self._future = self._process(parent).submit(*call)
+        except BrokenProcessPool:  # it died between two jobs
+            self.close()
+            self._future = self._process(parent).submit(*call)
+        return self
+
+    def _process(self, parent: Connection) -> ProcessPoolExecutor:
         if self.pool is None:
             environment = worker_environment() | self.environment
             self.pool = ProcessPoolExecutor(1, initializer=_begin, initargs=(parent,), env=environment)
-        self._future = self.pool.submit(_work, task.order, str(self.log), task.attempt > 1)
-        return self
+        return self.pool
 
     def state(self) -> Literal["running", "ended"]:
         """State of the job. Once it has ended, the worker can be given another one."""
         if not self._future.done():
             return "running"
         self.busy = False
-        # A vLLM engine keeps its memory until the process ends.
         training = self._order["training"] or {"rollout_engine": "transformers"}
-        if {self._order["evaluation"]["eval_engine"], training["rollout_engine"]} != {
-            "transformers"
-        } or self._future.exception():
+        engines = {self._order["evaluation"]["eval_engine"], training["rollout_engine"]}
+        # A vLLM engine keeps its memory until the process ends.
+        if engines != {"transformers"} or self._future.exception():
             self.close()
         return "ended"
 
@@ -138,13 +145,13 @@ def _begin(parent: Connection) -> None:
     _print_to(os.devnull)
     # A terminal's Ctrl-C goes to all processes; the one that started the jobs decides what it means.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, interrupt)
     stop_with_parent(parent)
 
 
 def _work(order: str, log: str, append: bool) -> str | None:
     """Carry out a job in a worker; returns why it failed. The traceback is in the log."""
     _print_to(log, append)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         carry_out(order)
         return None
@@ -153,7 +160,7 @@ def _work(order: str, log: str, append: bool) -> str | None:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two jobs the process just ends
 
 
 def _print_to(path: str, append: bool = False) -> None:
@@ -166,7 +173,6 @@ def _print_to(path: str, append: bool = False) -> None:
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Signal handler of a job. A training run has its own, which stops after the current step."""
-    signal.signal(number, signal.SIG_IGN)  # a second signal must not cut off what is being saved
     raise Interrupted("Stopped on request; what was done is kept.")
 
 
@@ -198,6 +204,7 @@ def _launch(command: list[str]) -> None:
         try:
             sys.stdout.writelines(output)
         except Interrupted:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut off the waiting
             os.killpg(process.pid, signal.SIGTERM)
             sys.stdout.writelines(output)  # ends when the last process has closed it
             raise

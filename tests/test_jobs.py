@@ -154,7 +154,7 @@ def test_a_script_without_a_guard_can_run_jobs_and_leaves_no_process(tmp_path):
     assert working_in(tmp_path) == []
 
 
-def test_workers_have_one_thread_are_reused_and_stop_with_a_vllm_engine(tmp_path):
+def test_workers_have_one_thread_are_reused_and_replaced(tmp_path):
     """What a job does is a launcher here: it prints its parent, the worker, and fails."""
     code = "import os; print('worker', os.getppid(), os.environ['OMP_NUM_THREADS'], os.environ['PYTHONSAFEPATH'])"
     launch = [sys.executable, "-c", f"{code}; raise SystemExit(7)"]
@@ -170,8 +170,14 @@ def test_workers_have_one_thread_are_reused_and_stop_with_a_vllm_engine(tmp_path
                 time.sleep(0.05)
             assert re.fullmatch(r"RunFailed: .* ended with exit status 7\.", worker.error())
             seen += re.findall(r"worker (\d+) (1) (1)", worker.log.read_text())
+        os.kill(int(seen[-1][0]), signal.SIGKILL)
+        time.sleep(1)
+        (worker,) = workers.submit(iter([Task("d", json.dumps(order), 1)]))
+        while worker.state() == "running":
+            time.sleep(0.05)
+        seen += re.findall(r"worker (\d+) (1) (1)", worker.log.read_text())
     finally:
         workers.stop()
     pids = [int(pid) for pid, *_ in seen]
-    assert pids[0] == pids[1] != pids[2]
+    assert pids[0] == pids[1] != pids[2] != pids[3], "a new one after a vLLM engine, and in place of one that died"
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
