@@ -15,11 +15,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from loky import cpu_count
 from transformers.utils.logging import disable_progress_bar
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params
 from tampo.files import atomic_path, write_text
-from tampo.jobs import available_cores, say_now
+from tampo.jobs import say_now
 from tampo.mini_model import RECIPES
 from tampo.overhead import CASES, measure_steps, outer_loop_ratio, ratio, step_memory, step_ratio
 from tampo.overhead_parts import (
@@ -94,7 +95,7 @@ def measurements(params: Params) -> dict[str, Measurement]:
     first four are left out for a model that does not ship with the package: its steps may need several GPUs, which
     one process has not. Small models get one thread, as their runs do; an LM head of the paper's gets all cores.
     """
-    size, cores = SIZES.get(params.scale, Size()), available_cores()
+    size, cores = SIZES.get(params.scale, Size()), cpu_count()
     found = {}
     if params.model in RECIPES:
         short, evaluation = params.training(steps=2), params.evaluation()
@@ -175,7 +176,7 @@ def _keep(measurement: Measurement, folder: Path) -> dict[str, Any]:
 
 def machine() -> str:
     """The processors in words: model, cores of this process, and the GPU where there is one."""
-    words = f"{_processor()}, {available_cores()} cores"
+    words = f"{_processor()}, {cpu_count()} cores"
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 

@@ -258,23 +258,22 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from tampo.cluster import Place
     from tampo.config import ConfigError
     from tampo.controllers import CONTROLLERS
-    from tampo.sweep import parse_controllers, sweep
+    from tampo.sweep import Resources, parse_controllers, sweep
 
     controllers = tuple(CONTROLLERS) if options.controllers is None else parse_controllers(options.controllers)
     given = [word.partition("=") for word in options.slurm]
     if options.time is not None and options.time < 1:
         raise ConfigError(f"--time must be at least a minute, got {options.time}.")
-    place = Place(
+    resources = Resources(
         options.cluster,
         accelerate=Path(options.accelerate).resolve() if options.accelerate else None,
-        minutes=options.time or Place.minutes,
+        minutes=options.time or Resources.minutes,
         partition=options.partition,
         slurm={name: value if equals else True for name, equals, value in given},
     )
-    results = sweep(options.params, controllers, None, options.overrides, place)
+    results = sweep(options.params, controllers, None, options.overrides, resources)
     return int((results["state"] == "failed").any())
 
 

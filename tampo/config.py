@@ -72,7 +72,7 @@ def _expand_ranges(items: Any) -> Any:
         return items
     seeds: list[Any] = []
     for item in items:
-        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", item) if isinstance(item, str) else None
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", item) if isinstance(item, str) else None
         if match is None:
             seeds.append(item)
             continue

@@ -1,20 +1,22 @@
-"""Ctrl-C and SIGTERM (a cluster's pre-emption) as a request to stop at the next place where nothing is lost."""
+"""Ctrl-C and SIGTERM (a cluster's pre-emption) as a request to stop at the next point where nothing is lost."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped on request, and what was done is kept; the message says how to go on."""
+    """Work was stopped on request, and what was done is kept; the message says how to resume."""
 
 
 class StopRequest:
-    """Whether somebody asked for a stop. Truthy from then on."""
+    """Whether a stop was requested; truthy from then on."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -28,11 +30,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(notice: str = "Stopping after this step; what was done is kept.") -> Iterator[StopRequest]:
-    """Within the block, SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts at once, as ever.
+    """Within the block, SIGTERM and the first Ctrl-C request a stop; a second Ctrl-C raises KeyboardInterrupt.
 
-    `notice` is what a signal is answered with, on stderr.
-
-    Outside of the main thread, where Python has no signal handlers, the request is never made by a signal.
+    `notice` is printed to stderr on each signal. Outside of the main thread, where Python allows no signal handlers,
+    signals request nothing.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -53,18 +54,16 @@ def stop_on_signals(notice: str = "Stopping after this step; what was done is ke
             signal.signal(number, handler)
 
 
-def stop_with_parent(take: Callable[[str], object] = lambda line: None) -> None:
-    """Send this process SIGTERM once its standard input ends, which a parent that dies cannot prevent.
+def stop_with_parent(parent: Connection) -> None:
+    """Send this process SIGTERM when `parent` is closed at its other end, as it is when that process dies.
 
-    Until then each line of it is given to `take`, in a thread of its own.
+    The signal is repeated: one that comes while Python finalizes an object is lost, as its exception is ignored.
     """
 
     def wait() -> None:
-        rest = b""
-        while read := os.read(0, 65536):  # not by sys.stdin, whose lock would be held at exit
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                take(line.decode())
-        os.kill(os.getpid(), signal.SIGTERM)
+        parent.poll(None)  # nothing is ever sent
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,34 +1,28 @@
-"""Several runs side by side, in processes with one thread each.
+"""Jobs: models to train and evaluate, several at a time, on this machine or on Slurm.
 
-One thread a run, because a model small enough for a CPU gains nothing from more, and two processes with two threads
-each on two cores are several times slower than with one each.
+One loop (`follow`) runs them all. A backend starts the jobs: `tampo.workers` on this machine, `tampo.slurm` on a
+cluster. The store's locks and checkpoints ensure that each run is made once and resumes where it was interrupted. The
+store also decides whether a job is done; a backend only knows that an attempt has ended.
 """
 
 import json
 import os
-import queue
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tampo.config import EvaluationConfig, TrainingConfig
-from tampo.interrupts import stop_with_parent
+from tampo.interrupts import Interrupted, stop_on_signals
 from tampo.runs import PROGRESS, Record, RunStore, evaluation_identity, training_identity
-
-
-class RunFailed(RuntimeError):
-    """A run ended with an error; the message holds the end of its log and the log's path."""
+from tampo.slurm import Slurm, SlurmJob
+from tampo.workers import RunFailed, Task, Worker, Workers
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model to evaluate, after training it where `training` is given. `label` names it in progress lines."""
+    """A model to evaluate, after training it if `training` is given. `label` names it in progress lines."""
 
     label: str
     evaluation: EvaluationConfig
@@ -40,7 +34,7 @@ class Job:
         return store.folder("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
 
     def find(self, store: RunStore) -> tuple[Record | None, Record] | None:
-        """(training, evaluation) if both are finished, else None. The training of a base model is None."""
+        """(training, evaluation) if both are finished, else None. A base model's training is None."""
         training = None
         if self.training is not None:
             training = store.load("training", training_identity(self.training))
@@ -50,7 +44,7 @@ class Job:
         return None if evaluation is None else (training, evaluation)
 
     def progress(self, store: RunStore) -> str:
-        """Where a running job stands, in words."""
+        """How far a running job is, such as "step 3/100, reward 0.41, T 0.80"."""
         if self.training is not None:
             row = _read_json(store.folder("training", training_identity(self.training)) / PROGRESS)
             if row:
@@ -60,29 +54,118 @@ class Job:
         row = _read_json(self.folder(store) / PROGRESS)
         return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
 
-    def order(self, store: RunStore) -> str:
-        """The job as a JSON text, for a process that calls `carry_out`."""
+    def order(self, store: RunStore, launch: Sequence[str] | None = None) -> str:
+        """The job as a JSON text, for a process that calls `carry_out`. `launch`: the command that trains, if any."""
         order = {
             "root": str(store.root),
             "model": self.model,
             "evaluation": self.evaluation.model_dump(mode="json"),
             "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "launch": launch,
         }
         return json.dumps(order)
 
 
-def carry_out(order: str) -> None:
-    """Make the records of the job that `Job.order` described, in this process and with one torch thread."""
-    import torch
+@dataclass
+class Run:
+    """A job and its state.
 
-    torch.set_num_threads(1)
-    job = json.loads(order)
-    training = None if job["training"] is None else TrainingConfig(**job["training"])
-    RunStore(Path(job["root"])).evaluate(EvaluationConfig(**job["evaluation"]), job["model"], training)
+    Attributes:
+        job: What to make.
+        launch: The command that trains, if not the worker itself does.
+        state: "found" (made before), "waiting", "running", "done" or "failed".
+        attempts: How often it was submitted.
+        attempt: What the backend gave for the attempt that is waiting or running.
+        records: Its training and evaluation, once they are finished.
+        log: Of the last attempt that failed.
+        error: Why that attempt failed.
+    """
+
+    job: Job
+    launch: list[str] | None = None
+    state: Literal["found", "waiting", "running", "done", "failed"] = "waiting"
+    attempts: int = 0
+    attempt: Worker | SlurmJob | None = None
+    records: tuple[Record | None, Record] | None = None
+    log: Path = Path()
+    error: str | None = None
+
+    def look_up(self, store: RunStore) -> None:
+        """Find the records that exist."""
+        self.records = self.job.find(store)
+        self.state = "found" if self.records else "waiting"
+
+    def failure(self) -> str:
+        """What to tell the user about a failed run."""
+        return f"{self.job.label} failed ({self.error}); the end of {os.path.relpath(self.log)}:\n{_tail(self.log)}"
+
+
+def follow(
+    runs: Sequence[Run],
+    store: RunStore,
+    backend: Workers | Slurm,
+    report: Callable[[list[Run]], None],
+    attempts: int = 1,
+) -> None:
+    """Submit the runs that wait, and return when all are done or failed.
+
+    Args:
+        runs: The runs, after `Run.look_up`; their states are kept up to date.
+        store: Where their records are made.
+        backend: Where jobs run; it is stopped in the end.
+        report: Called several times a second with the runs whose attempt has just ended. What it raises stops all.
+        attempts: How often a run that fails is submitted.
+
+    Raises:
+        Interrupted: By Ctrl-C or SIGTERM.
+    """
+    with stop_on_signals(backend.notice) as stop:
+        try:
+            for run in runs:
+                if run.state == "waiting" and (left := backend.find(run.job.folder(store).name)):
+                    run.attempt, run.attempts = left
+            while True:
+                ended = [run for run in runs if update(run, store, attempts)]
+                submit(runs, store, backend)
+                report(ended)
+                if not any(run.state in ("waiting", "running") for run in runs):
+                    return
+                if stop:
+                    raise Interrupted(backend.stopped)
+                time.sleep(0.2)
+        finally:
+            backend.stop()
+
+
+def update(run: Run, store: RunStore, attempts: int) -> bool:
+    """Bring a run's state up to date; returns whether its attempt has just ended."""
+    if run.attempt is None:
+        return False
+    state = run.attempt.state()
+    if state != "ended":
+        run.state = state
+        return False
+    run.records = run.job.find(store)
+    if run.records is None:
+        run.log, run.error = run.attempt.log, run.attempt.error() or "it ended without its records"
+    run.state = "done" if run.records else "waiting" if run.attempts < attempts else "failed"
+    run.attempt = None
+    return True
+
+
+def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> None:
+    """Submit the runs that wait for it, as far as there is room."""
+    waiting = [run for run in runs if run.state == "waiting" and run.attempt is None]
+    tasks = (Task(r.job.folder(store).name, r.job.order(store, r.launch), r.attempts + 1) for r in waiting)
+    submitted: Sequence[Worker | SlurmJob] = backend.submit(tasks)
+    for run, attempt in zip(waiting, submitted, strict=False):
+        run.attempt, run.attempts = attempt, run.attempts + 1
+        if attempt.state() == "running":
+            run.state = "running"
 
 
 def say_now(line: str) -> None:
-    """Print a line at once, so that progress is seen in a notebook and in papermill's log while it is made."""
+    """Print a line at once, so that a notebook and papermill's log show progress while it is made."""
     print(line, flush=True)
 
 
@@ -93,152 +176,51 @@ def run_jobs(
     say: Callable[[str], None] = say_now,
     every: float = 20.0,
 ) -> list[tuple[Record | None, Record]]:
-    """The records of all jobs, in order; those that are missing are made side by side.
+    """The records of all jobs, in order; missing ones are made on this machine, several at a time.
 
     Args:
         store: Where records are kept.
         jobs: What to make.
-        workers: Processes at a time, one thread each; default: one for each core this process may use.
-        say: Where lines of progress go.
-        every: Seconds between two lines of progress.
+        workers: Jobs at a time, each in a process with one thread; default: one per available core.
+        say: Receives progress lines.
+        every: Seconds between two progress lines.
 
     Raises:
-        RunFailed: A job failed. Others that were running are stopped; what they did is kept and goes on next time.
+        RunFailed: A job failed. Other jobs are stopped; what they did is kept, and the next call resumes it.
+        Interrupted: By Ctrl-C or SIGTERM; likewise.
     """
     # Jobs that ask for the same records are one.
-    wanted = list({job.folder(store): job for job in jobs}.values())
-    missing = [job for job in wanted if job.find(store) is None]
-    # The longest first: an evaluation alone fits into whatever is left at the end.
-    missing.sort(key=lambda job: job.training is None)
-    found = len(wanted) - len(missing)
-    place = os.path.relpath(store.root)  # executed notebooks are shared: no path of a machine
-    say(f"{found} of {len(wanted)} runs are there" + (f", making {len(missing)} in {place}." if missing else "."))
-    if missing:
-        _run_missing(store, missing, workers or available_cores(), say, every)
-    made = []
-    for job in jobs:
-        records = job.find(store)
-        if records is None:
-            raise RunFailed(f"{job.label}: its records in {store.root} are not whole after the run.")
-        made.append(records)
-    return made
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    # Not every system tells.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment of a process that carries out a job: one thread, and this very tampo."""
-    return {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | this_tampo()
-
-
-def this_tampo() -> dict[str, str]:
-    """Environment in which `python -P` imports this very tampo, not another that lies in the working directory."""
-    return {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    }
-
-
-def _run_missing(store: RunStore, jobs: Sequence[Job], workers: int, say: Callable[[str], None], every: float) -> None:
-    store.root.mkdir(parents=True, exist_ok=True)
-    waiting, running, idle = list(jobs), list[_Worker](), list[_Worker]()
+    runs = [Run(job) for job in {job.folder(store): job for job in jobs}.values()]
+    for run in runs:
+        run.look_up(store)
+    missing = [run for run in runs if run.state == "waiting"]
+    # Training runs first: an evaluation alone fits into whatever time is left at the end.
+    missing.sort(key=lambda run: run.job.training is None)
+    path = os.path.relpath(store.root)  # executed notebooks are shared: no absolute path
+    ending = f", making {len(missing)} in {path}." if missing else "."
+    say(f"{len(runs) - len(missing)} of {len(runs)} runs are there{ending}")
     start = said = time.monotonic()
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                running.append(idle.pop() if idle else _Worker())
-                running[-1].give(waiting.pop(0), store)
-            time.sleep(0.2)
-            for worker in [worker for worker in running if worker.is_done()]:
-                running.remove(worker)
-                idle += [worker] if worker.can_go_on() else []
-                done = len(jobs) - len(waiting) - len(running)
-                say(f"[{_clock(start)}] {worker.job.label}: done ({done} of {len(jobs)})")
-            if running and time.monotonic() - said >= every:
-                said = time.monotonic()
-                say(f"[{_clock(start)}] " + " | ".join(f"{w.job.label}: {w.job.progress(store)}" for w in running))
-    finally:  # after an error or Ctrl-C; what was done stays in the checkpoints
-        for worker in running:
-            worker.process.terminate()  # all of them, before the first is waited for
-        for worker in running + idle:
-            worker.stop()
+
+    def report(ended: list[Run]) -> None:
+        nonlocal said
+        for run in ended:
+            if run.state == "failed":
+                raise RunFailed(run.failure())
+            done = sum(run.state == "done" for run in missing)
+            say(f"[{_clock(start)}] {run.job.label}: done ({done} of {len(missing)})")
+        running = [run.job for run in missing if run.state == "running"]
+        if running and time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"[{_clock(start)}] " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
+
+    if missing:
+        follow(missing, store, Workers(store.root, workers), report)
+    made = {run.job.folder(store): run.records for run in runs}
+    return [records for job in jobs if (records := made[job.folder(store)])]
 
 
-class _Worker:
-    """A process that makes the records of one job after the other: it takes seconds to import what they need."""
-
-    job: Job
-    log: Path
-
-    def __init__(self) -> None:
-        self._answers, answers = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tampo.jobs", str(answers)],
-            stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[answers],
-            env=os.environ | worker_environment(),
-        )
-        os.close(answers)
-
-    def give(self, job: Job, store: RunStore) -> None:
-        """Let it begin with a job."""
-        self.job, self.log = job, store.root / f"{job.folder(store).name}.log"
-        order = {"order": job.order(store), "log": str(self.log)}
-        assert self.process.stdin is not None, "a pipe"
-        with suppress(BrokenPipeError):  # it is gone: `is_done` says so
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def is_done(self) -> bool:
-        """Whether it is done with its job. Raises RunFailed where it ended without."""
-        answered = select.select([self._answers], [], [], 0)[0]
-        if not answered and self.process.poll() is None:
-            return False
-        if not answered or not os.read(self._answers, 1):  # no answer, or the end of all answers
-            status, end = self.process.wait(), end_of_log(self.log)
-            raise RunFailed(f"{self.job.label} failed (exit {status}); from {self.log}:\n{end}")
-        self.log.unlink(missing_ok=True)
-        return True
-
-    def can_go_on(self) -> bool:
-        """Whether it can take another job; else it is sent away, as a vLLM engine keeps its memory until the end."""
-        training, evaluation = self.job.training, self.job.evaluation
-        engines = {evaluation.eval_engine, training.rollout_engine if training else "transformers"}
-        if engines == {"transformers"}:
-            return True
-        self.stop()
-        return False
-
-    def stop(self) -> None:
-        """End it, at once or after the step of a training that runs, which is saved."""
-        self.process.terminate()
-        self.process.wait()
-        os.close(self._answers)
-
-
-def work(answers: int) -> None:
-    """What a worker does: carry out the orders that come by standard input, and answer each with a byte."""
-    orders = queue.SimpleQueue[str]()
-    stop_with_parent(orders.put)
-    while True:
-        order = json.loads(orders.get())
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        os.close(log)
-        carry_out(order["order"])
-        for printed in (sys.stdout, sys.stderr):
-            printed.flush()
-        os.write(answers, b".")
-
-
-def end_of_log(log: Path) -> str:
-    """The last lines of a job's log, which say why it failed; "(no log)" where there is none."""
+def _tail(log: Path) -> str:
+    """The last lines of a job's log, which say why it failed; "(no log)" if there is none."""
     try:
         return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     except OSError:
@@ -255,7 +237,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _clock(start: float) -> str:
     seconds = int(time.monotonic() - start)
     return f"{seconds // 60:02d}:{seconds % 60:02d}"
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]))

@@ -18,7 +18,6 @@ from trl.kernels import ChunkedLogProbFunction
 from tampo.config import EvaluationConfig
 from tampo.engines import TransformersEngine
 from tampo.fused_head import LogitRecorder, tapped_logits
-from tampo.jobs import this_tampo
 from tampo.likelihood import RunningSums
 from tampo.meta_policy import DEFAULT_TEMPERATURES
 from tampo.overhead import peak_memory
@@ -26,6 +25,7 @@ from tampo.project import notebook_folder, project_root
 from tampo.prompts import render
 from tampo.stopwatch import Stopwatch, now
 from tampo.suites import get_suite
+from tampo.workers import this_tampo
 
 _TRL_VOCABULARY_TILE = 32768  # trl.trainer.utils
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loky import cpu_count
+
 from tampo.config import ConfigError, Params, load_params
 from tampo.experiments import (
     ABLATION_SEEDS,
@@ -32,7 +34,7 @@ from tampo.experiments import (
     Method,
     experiment_jobs,
 )
-from tampo.jobs import Job, available_cores, run_jobs, say_now
+from tampo.jobs import Job, run_jobs, say_now
 from tampo.project import notebook_folder, project_root
 from tampo.runs import RunStore
 
@@ -147,7 +149,7 @@ def reproduce(
         return execute(part, params.scale, part.parameters(scale, params.seeds), say)
 
     made = [show(part) for part in parts if part.alone]
-    with ThreadPoolExecutor(params.workers or available_cores()) as pool:
+    with ThreadPoolExecutor(params.workers or cpu_count()) as pool:
         made += pool.map(show, [part for part in parts if not part.alone])
     say(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min.")
     return made

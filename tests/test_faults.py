@@ -18,6 +18,7 @@ from tampo.config import load_params
 from tampo.files import sha256
 from tampo.runs import PROGRESS, RunStore, evaluation_identity, training_identity
 from tests.killed_run import PLACES
+from tests.processes import children
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16, "steps": 7}
@@ -135,7 +136,7 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
     parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     training, _ = folders(tmp_path)
     wait_for_step(parent, training, 2)
-    worker = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()[0])
+    (worker,) = children(parent.pid)
     parent.send_signal(number)
     assert parent.wait(timeout=60) != 0
     for _ in range(600):

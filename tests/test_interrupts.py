@@ -45,9 +45,10 @@ def test_other_threads_have_no_handlers():
 
 CHILD = """
 import time
+from multiprocessing.connection import Connection
 from tampo.interrupts import stop_on_signals, stop_with_parent
 with stop_on_signals() as stop:
-    stop_with_parent()
+    stop_with_parent(Connection(0, writable=False))
     print("ready", flush=True)
     for _ in range(1000):
         time.sleep(0.01)

@@ -1,12 +1,24 @@
 """Training and evaluation for real, at smoke scale: side by side, in one process or several, equal to the bit."""
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from tampo.config import load_params
 from tampo.jobs import Job, RunFailed, run_jobs
 from tampo.runs import RunStore
+from tampo.workers import Task, Worker, Workers
+from tests.processes import children, working_in
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16}
 SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}
 
@@ -97,22 +109,75 @@ def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
 
 def test_a_failing_job_says_why_and_where(params, tmp_path):
     job = Job("lost", params.evaluation(), params.training(model=str(tmp_path / "no-such-model")), "mini")
-    with pytest.raises(RunFailed, match=r"lost failed \(exit 1\); from .*\.log:") as raised:
+    with pytest.raises(RunFailed, match=r"lost failed \(OSError: .*\); the end of .*\.log:") as raised:
         run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
     assert "no-such-model" in str(raised.value)
 
 
 def test_a_worker_that_is_killed_between_two_jobs_or_in_one_is_noticed(finished, params, tmp_path, monkeypatch):
     """kill -9 takes no leave; the run says so instead of waiting for ever."""
-    from tampo import jobs as module
+    started = Worker.start
 
-    given = module._Worker.give
+    def start(worker, *arguments):
+        started(worker, *arguments)
+        for process in children():
+            os.kill(process, signal.SIGKILL)
+        return worker
 
-    def give(worker, job, store):
-        given(worker, job, store)
-        worker.process.kill()
-
-    monkeypatch.setattr(module._Worker, "give", give)
+    monkeypatch.setattr(Worker, "start", start)
     job = Job("cut", params.evaluation(), params.training(seed=5))
-    with pytest.raises(RunFailed, match=r"cut failed \(exit -9\)"):
+    with pytest.raises(RunFailed, match=r"cut failed \(.* exit codes of the workers are {SIGKILL\(-9\)}"):
         run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tampo.config import load_params
+from tampo.jobs import Job, run_jobs
+from tampo.runs import RunStore
+print("main is imported", flush=True)
+params = load_params("smoke", {"benchmarks": "gcd", "eval_problems": 1, "eval_samples": 2})
+run_jobs(RunStore(Path(sys.argv[1])), [Job("base", params.evaluation())], workers=1)
+"""
+
+
+def test_a_script_without_a_guard_can_run_jobs_and_leaves_no_process(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "runs")]
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("main is imported") == 1
+    assert re.search(r"\] base: done \(1 of 1\)", done.stdout)
+    assert working_in(tmp_path) == []
+
+
+def test_workers_have_one_thread_are_reused_and_replaced(tmp_path):
+    """What a job does is a launcher here: it prints its parent, the worker, and fails."""
+    code = "import os; print('worker', os.getppid(), os.environ['OMP_NUM_THREADS'], os.environ['PYTHONSAFEPATH'])"
+    launch = [sys.executable, "-c", f"{code}; raise SystemExit(7)"]
+    order = {"launch": launch, "training": None, "evaluation": {"eval_engine": "transformers"}}
+    workers, seen = Workers(tmp_path, 1), []
+    try:
+        for name, engine in [("a", "transformers"), ("b", "vllm"), ("c", "transformers")]:
+            order["evaluation"]["eval_engine"] = engine
+            task = Task(name, json.dumps(order), 1)
+            (worker,) = workers.submit(iter([task]))
+            assert workers.submit(iter([task])) == [], "it is busy"
+            while worker.state() == "running":
+                time.sleep(0.05)
+            assert re.fullmatch(r"RunFailed: .* ended with exit status 7\.", worker.error())
+            seen += re.findall(r"worker (\d+) (1) (1)", worker.log.read_text())
+        os.kill(int(seen[-1][0]), signal.SIGKILL)
+        time.sleep(1)
+        (worker,) = workers.submit(iter([Task("d", json.dumps(order), 1)]))
+        while worker.state() == "running":
+            time.sleep(0.05)
+        seen += re.findall(r"worker (\d+) (1) (1)", worker.log.read_text())
+    finally:
+        workers.stop()
+    pids = [int(pid) for pid, *_ in seen]
+    assert pids[0] == pids[1] != pids[2] != pids[3], "a new one after a vLLM engine, and in place of one that died"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -60,7 +60,7 @@ LAYERS = (
         "optimal_temperature",
         "provenance",
     },
-    {"runs", "jobs", "histories", "cluster", "cluster_job", "overhead", "overhead_parts"},
+    {"runs", "jobs", "workers", "slurm", "histories", "overhead", "overhead_parts"},
     {"published", "experiments", "claims", "reproduce", "tables", "figures", "likelihood_study", "study_figures"}
     | {"bench", "notebook", "overhead_figure", "plan", "rule_comparison", "sweep", "cli"}
     | {"explore", "explore_figures", "explore_text"},

@@ -12,14 +12,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tampo.cli import main, parse_overrides
-from tampo.cluster import Place, Queue, Run
-from tampo.cluster_job import Work
+from tampo.cli import build_parser, main
 from tampo.config import ConfigError, load_params
 from tampo.interrupts import Interrupted, stop_on_signals
-from tampo.jobs import Job, run_jobs
+from tampo.jobs import Job, Run, follow, run_jobs, submit, update
 from tampo.runs import PROGRESS, RunStore
-from tampo.sweep import parse_controllers, parse_seeds, sweep
+from tampo.slurm import Resources, Slurm, Work
+from tampo.sweep import parse_controllers, sweep
+from tampo.workers import Workers, worker_environment
+from tests.processes import children, working_in
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"prompts_per_step": 2, "micro_batch": 16, "train_problems": 20, "max_completion_length": 16, "steps": 12}
@@ -35,18 +36,13 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="fi
     [("0-4", (0, 1, 2, 3, 4)), ("0,2,5", (0, 2, 5)), ("0-2,7", (0, 1, 2, 7)), (" 3 , 1-3", (3, 1, 2)), ("7-7", (7,))],
 )
 def test_seeds(text, seeds):
-    assert parse_seeds(text) == seeds
+    assert load_params("smoke", {"seeds": text}).seeds == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "-1", "1-", "4-2", "0,,1", "1.5", "0-1000", "٣", "0-999999999", "9" * 5000])
+@pytest.mark.parametrize("text", ["a", "-1", "1-", "4-2", "1.5", "0-1000", "٣-٤", "0-999999999", "9" * 5000])
 def test_bad_seeds(text):
-    with pytest.raises(ConfigError, match="--seeds"):
-        parse_seeds(text)
-
-
-def test_too_many_seeds():
-    with pytest.raises(ConfigError, match="More than 1000"):
-        parse_seeds("0-999,1000")
+    with pytest.raises(ConfigError, match="seeds"):
+        load_params("smoke", {"seeds": text})
 
 
 def test_controllers():
@@ -60,11 +56,11 @@ def test_controllers():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--seeds", "4-2"], "--seeds must go up"),
+        (["--seeds", "4-2"], "the range 4-2 must go up"),
         (["--controllers", "bandit"], "Unknown controller 'bandit'"),
         (["--controller", "fixed"], "sets the parameter 'controller' by --controllers"),
         (["--seed", "1"], "sets the parameter 'seed' by --seeds"),
-        (["--alhpa", "1"], "Did you mean 'alpha'?"),
+        (["--alhpa", "1"], "Did you mean --alpha?"),
         (["--time", "0"], "--time must be at least a minute"),
         (["--cluster", "slurm"], "There is no Slurm here"),
         (["--accelerate", "no.yaml"], "Cannot read num_processes"),
@@ -73,9 +69,9 @@ def test_controllers():
     ],
 )
 def test_refusals_start_nothing(words, said, monkeypatch, capsys):
-    monkeypatch.setattr(Queue, "submit", lambda *arguments: pytest.fail("submitted"))
+    monkeypatch.setattr(Workers, "submit", lambda *arguments: pytest.fail("submitted"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    monkeypatch.setattr("shutil.which", lambda name: None)  # which is how submitit looks for Slurm
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert main([*WORDS, *words]) == 2
     assert said in capsys.readouterr().err
 
@@ -103,19 +99,6 @@ def expected(tmp_path_factory):
     return run_jobs(RunStore(tmp_path_factory.mktemp("runs")), [job], say=lambda line: None)[0]
 
 
-def job_processes(folder):
-    """Processes of submitit that work in `folder`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if any(word.startswith("submitit.") for word in words) and any(str(folder) in word for word in words):
-            found.append(int(entry.name))
-    return found
-
-
 def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypatch, capsys):
     """SIGTERM stops the job, with a checkpoint and without a process left behind; the same command ends in the bits
     that `run_jobs` makes, though another run fails; then nothing is left to do."""
@@ -127,31 +110,33 @@ def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypa
         while step(training) < 3:
             assert first.poll() is None, first.communicate()
             time.sleep(0.01)
-        assert job_processes(runs)
+        assert working_in(in_project)
         first.send_signal(signal.SIGTERM)
         shown, said = first.communicate(timeout=60)
     assert first.returncode == 130
     assert re.search(r"tampo +0 +running +1 .*\n *linear +0 +waiting +0", shown)
     assert "Stopping the jobs; each saves within a step." in said
-    assert "tampo: What was done is kept; the same command goes on from there." in said
-    assert job_processes(runs) == []
-    (log,) = (runs / "sweep").glob("*.out")
+    assert "tampo: What was done is kept; the same command resumes from there." in said
+    assert working_in(in_project) == []
+    (log,) = runs.glob("evaluation-*.log")
     stopped = int(re.search(r"Stopped after step (\d+) of 12", log.read_text())[1])
     assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
 
     # Linear's training fails at once, through a launcher that does.
     failing = [sys.executable, "-c", "print('out of luck'); raise SystemExit(3)"]
-    monkeypatch.setattr(Place, "launch", lambda *args: failing if args[-1]["controller"] == "linear" else None)
+    monkeypatch.setattr(Resources, "launch", lambda *args: failing if args[-1]["controller"] == "linear" else None)
     assert main(command[4:]) == 1
     shown = capsys.readouterr().out
     assert re.search(
-        r"linear, seed 0 failed, and is tried once more; see results/smoke/runs/sweep/\d+_0_log.out", shown
+        r"linear, seed 0 failed, and is tried once more; see results/smoke/runs/evaluation-\w+\.log", shown
     )
     assert re.search(r"tampo +0 +done +1 *\n *linear +0 +failed +2", shown)
     report = re.search(
-        r"linear, seed 0 failed; the end of (results/smoke/runs/sweep/\d+_0_log.out):\n(.*)", shown, re.S
+        r"linear, seed 0 failed \(RunFailed: .*\); the end of (results/smoke/runs/evaluation-\w+\.log):\n(.*)",
+        shown,
+        re.S,
     )
-    assert "out of luck" in Path(report[1]).read_text()
+    assert Path(report[1]).read_text().count("out of luck\n") == 2, "one log for both attempts"
     assert re.search(r"RunFailed: .* ended with exit status 3", report[2])
 
     names = [record.name for record in expected]
@@ -163,7 +148,7 @@ def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypa
     for record in expected:
         assert json.loads((runs / record.name / "manifest.json").read_text())["files"] == record.manifest["files"]
 
-    monkeypatch.setattr("submitit.AutoExecutor.map_array", lambda *arguments: pytest.fail("submitted"))
+    monkeypatch.setattr("tampo.workers.Worker.start", lambda *arguments: pytest.fail("submitted"))
     assert main([*command[4:-1], "tampo"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"tampo +0 +found +0", shown)
@@ -200,7 +185,7 @@ def queued(tmp_path):
     return RunStore(tmp_path / "runs"), Run(job, [sys.executable, "-c", TRAINING, str(tmp_path)])
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=120):
     for _ in range(seconds * 50):
         if condition():
             return
@@ -208,48 +193,101 @@ def wait_for(condition, seconds=30):
     pytest.fail("waited in vain")
 
 
-def test_a_pre_emption_stops_all_that_a_launcher_started_and_the_job_goes_on(queued, tmp_path):
+def test_a_stop_reaches_all_that_a_launcher_started_and_only_the_sweep_decides_on_ctrl_c(queued, tmp_path):
     store, run = queued
-    queue = Queue(store, "test", Place("local"), workers=1)
+    workers = Workers(store.root, 1)
     try:
-        queue.submit([run])
+        submit([run], store, workers)
         wait_for((tmp_path / "started").exists)
-        assert queue.update(run) is False
+        assert update(run, store, attempts=2) is False
         assert run.state == "running"
-        controller = int(run.handle.job_id)
-        (work,) = (pid for pid in job_processes(store.root) if pid != controller)
-        for process in (controller, work):  # a terminal sends Ctrl-C to all; the sweep says what it means
-            os.kill(process, signal.SIGINT)
-        os.kill(work, signal.SIGUSR2)
-        wait_for(lambda: queue.update(run))
+        (worker,) = children()
+        os.kill(worker, signal.SIGINT)  # a terminal sends Ctrl-C to all; the sweep says what it means
+        time.sleep(0.5)
+        assert run.attempt.state() == "running"
     finally:
-        queue.leave([run])
-    log = run.log.read_text()
-    assert log.index("saved late") < log.index("Requeued job") < log.index("went on"), "waited for the last to save"
+        workers.stop()
+    assert update(run, store, attempts=2)
+    assert run.error == "Interrupted: Stopped on request; what was done is kept."
+    assert (tmp_path / "saved").exists()
+    assert "saved late" in run.log.read_text(), "waited for the last to save"
     assert (tmp_path / "thread").read_text() == "1"
     assert run.state == "waiting", "it failed for the first time"
-    assert job_processes(store.root) == []
+    assert children() == []
+
+
+def test_a_percent_sign_in_the_path_is_only_that(queued, tmp_path, capsys):
+    _, run = queued
+    (tmp_path / "saved").touch()  # with which the launcher fails at once
+    store = RunStore(tmp_path / "100%j of %A" / "runs")
+    follow([run], store, Workers(store.root, 1), lambda ended: None)
+    assert run.log.read_text().startswith("went on\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "thread", "100%j of %A"}
+
+
+def test_slurm_gets_a_folder_without_a_percent_sign(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store, (run,) = RunStore(tmp_path / "100%j of %A" / "runs"), slurm_runs([0])
+    submit([run], store, Slurm(store.root, "tampo", Resources()))
+    (output,) = re.findall("^#SBATCH --output=(.*)", (slurm / "script0").read_text(), re.M)
+    assert re.fullmatch(rf"{tmp_path}/home/.cache/tampo/[0-9a-f]{{16}}/%j_0_log.out", output)
+    assert str(run.attempt.log) == output.replace("%j", "12")
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "slurm"}
+    found, attempt = Slurm(store.root, "tampo", Resources()).find(run.job.folder(store).name) or (None, 0)
+    assert found is None, "sacct knows nothing of it"
+    (slurm / "states").write_text("12|RUNNING|node\n")
+    found, attempt = Slurm(store.root, "tampo", Resources()).find(run.job.folder(store).name)
+    assert (found.log, attempt) == (run.attempt.log, 1)
+
+
+def test_without_submitit_slurm_names_what_to_install(slurm, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ImportError, match=r'pip install "tampo\[slurm\]"'):
+        patch.setitem(sys.modules, "submitit", None)
+        sweep("smoke", ["tampo"], [0], SMALL | {"scale": "unasked"})
+    assert Resources("local").use_slurm() is False
+
+
+def test_a_pre_emption_stops_all_that_a_launcher_started_and_the_job_resumes(queued, tmp_path, monkeypatch):
+    """In a real job of submitit, whose local executor requeues as Slurm does."""
+    import submitit
+
+    store, run = queued
+    for name, value in (worker_environment() | {"PYTHONPATH": str(ROOT)}).items():
+        monkeypatch.setenv(name, value)
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=10, stderr_to_stdout=True)
+    job = executor.submit(Work(), run.job.order(store, run.launch))
+    wait_for((tmp_path / "started").exists)
+    (work,) = (pid for pid in working_in(tmp_path / "jobs") if pid != int(job.job_id))
+    os.kill(work, signal.SIGUSR2)
+    wait_for(job.done)
+    log = job.paths.stdout.read_text()
+    assert log.index("saved late") < log.index("Requeued job") < log.index("went on"), "waited for the last to save"
+    wait_for(lambda: working_in(tmp_path / "jobs") == [])
 
 
 def test_jobs_end_with_the_process_that_submitted_them(queued, tmp_path):
     code = """
 import sys, time
-from tampo.cluster import Place, Queue, Run
+from pathlib import Path
 from tampo.config import load_params
-from tampo.jobs import Job
+from tampo.jobs import Job, Run, submit
 from tampo.runs import RunStore
-params = load_params("smoke")
-run = Run(Job("job", params.evaluation(), params.training()), sys.argv[2:])
-Queue(RunStore(sys.argv[1]), "test", Place("local"), 1).submit([run])
+from tampo.workers import Workers, worker_environment
+params, store = load_params("smoke"), RunStore(Path(sys.argv[1]))
+workers = Workers(store.root, 1)
+submit([Run(Job("job", params.evaluation(), params.training()), sys.argv[2:])], store, workers)
 time.sleep(60)
 """
     store, run = queued
-    parent = subprocess.Popen([sys.executable, "-c", code, str(store.root), *run.launch], cwd=ROOT)
+    words = [sys.executable, "-c", code, str(store.root), *run.launch]
+    parent = subprocess.Popen(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_for((tmp_path / "started").exists)
+    assert working_in(tmp_path) == children(parent.pid) != []
     parent.kill()
     parent.wait()
     wait_for((tmp_path / "saved").exists)
-    wait_for(lambda: not job_processes(store.root))
+    wait_for(lambda: not working_in(tmp_path))
 
 
 def test_a_second_ctrl_c_says_something_too(monkeypatch, capsys):
@@ -269,13 +307,13 @@ def test_signals_reach_a_training_and_only_a_pre_emption_requeues(number, monkey
             seen.append(bool(stop))
         raise Interrupted("saved")
 
-    monkeypatch.setattr("tampo.cluster_job.carry_out", train)
+    monkeypatch.setattr("tampo.slurm.carry_out", train)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
     signal.signal(signal.SIGUSR2, lambda *arguments: seen.append("requeued"))
     try:
         with pytest.raises(Interrupted, match="saved"):
-            Work()(json.dumps({"launch": None, "devices": None}))
+            Work()("{}")
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)
@@ -313,62 +351,65 @@ def slurm_runs(seeds=(0, 1)):
 
 def test_what_slurm_is_asked_for(slurm, tmp_path):
     options = {"account": "me", "cpus-per-task": "8", "exclusive": True}
-    place = Place("auto", ROOT / "params/accelerate/8gpu-zero2.yaml", 90, "gpu", options)
-    queue, runs = Queue(RunStore(tmp_path / "runs"), "tampo-smoke", place, workers=1), slurm_runs()
-    assert not queue.local
-    queue.submit(runs)
+    resources = Resources("auto", ROOT / "params/accelerate/8gpu-zero2.yaml", 90, "gpu", options)
+    assert resources.use_slurm()
+    store, runs = RunStore(tmp_path / "runs"), slurm_runs()
+    submit(runs, store, Slurm(store.root, "tampo-smoke", resources, workers=1))
     asked = set((slurm / "script0").read_text().splitlines())
     expected = "job-name=tampo-smoke array=0-1%1 gpus-per-node=8 time=90 partition=gpu nodes=1 ntasks-per-node=1 "
     expected += "account=me cpus-per-task=8 exclusive signal=USR2@540"
     assert {f"#SBATCH --{word}" for word in expected.split()} <= asked
     assert {"OMP_NUM_THREADS=1", "PYTHONSAFEPATH=1"} <= set((slurm / "env").read_text().splitlines())
-    assert [run.handle.job_id for run in runs] == ["12_0", "12_1"]
+    assert [run.attempt.handle.job_id for run in runs] == ["12_0", "12_1"]
     notes = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "sweep").glob("*.json")]
     assert sorted(note["job"] for note in notes) == ["12_0", "12_1"]
 
 
 def test_jobs_in_slurms_queue_are_taken_up_again_not_submitted_twice(slurm, tmp_path):
     store = RunStore(tmp_path / "runs")
-    Queue(store, "tampo", Place(), None).submit(slurm_runs())
+    submit(slurm_runs(), store, Slurm(store.root, "tampo", Resources()))
     (slurm / "states").write_text("12_0|RUNNING|node\n12_1|FAILED|node\n")
-    queue, runs = Queue(store, "tampo", Place(), None), slurm_runs()
-    for run in runs:
-        queue.attach(run)
-        queue.update(run)
-    assert [(run.state, run.attempts) for run in runs] == [("running", 1), ("waiting", 0)]
-    queue.submit(runs)
-    assert [run.handle.job_id for run in runs] == ["12_0", "13"]
-    queue.leave(runs)
+    runs, seen = slurm_runs(), []
+
+    def report(ended):
+        seen.extend((run.state, run.attempts, run.attempt.handle.job_id) for run in runs)
+        raise InterruptedError
+
+    backend = Slurm(store.root, "tampo", Resources())
+    with pytest.raises(InterruptedError):
+        follow(runs, store, backend, report)
+    assert seen == [("running", 1, "12_0"), ("waiting", 1, "13")]
     for text in ("", "[]", "{", '{"job": 12, "attempts": 1}', '{"job": "--all", "attempts": 1}', '{"job": "12_0"}'):
         for path in (store.root / "sweep").glob("*.json"):
             path.write_text(text)
-        (run,) = slurm_runs([0])
-        queue.attach(run)
-        assert run.handle is None
+        assert backend.find(slurm_runs([0])[0].job.folder(store).name) is None
 
 
 def test_a_slurm_job_that_ends_without_its_records_is_submitted_once_more(slurm, tmp_path):
-    queue, (run,) = Queue(RunStore(tmp_path / "runs"), "tampo", Place(), None), slurm_runs([0])
+    store, (run,) = RunStore(tmp_path / "runs"), slurm_runs([0])
+    backend = Slurm(store.root, "tampo", Resources())
     (slurm / "states").write_text("12|OUT_OF_MEMORY|node\n13|TIMEOUT|node\n")
     states = []
     for _ in range(3):
-        queue.submit([run])
-        assert queue.update(run) is (run.attempts < 3 and len(states) < 2)
+        submit([run], store, backend)
+        assert update(run, store, attempts=2) is (len(states) < 2)
         states.append((run.state, run.attempts))
     assert states == [("waiting", 1), ("failed", 2), ("failed", 2)]
+    assert run.error == "Slurm's state: TIMEOUT"
     assert not list((tmp_path / "runs" / "sweep").glob("*.json"))
 
 
 def test_what_slurm_refuses_is_said(slurm, tmp_path):
     (slurm / "sbatch").write_text("#!/bin/sh\necho invalid partition specified: gpu >&2\nexit 1\n")
+    store = RunStore(tmp_path / "runs")
     with pytest.raises(ConfigError, match="Slurm refused the jobs: .*invalid partition"):
-        Queue(RunStore(tmp_path / "runs"), "tampo", Place(partition="gpu"), None).submit(slurm_runs())
+        submit(slurm_runs(), store, Slurm(store.root, "tampo", Resources(partition="gpu")))
 
 
 def test_leaving_a_sweep_on_slurm_leaves_its_jobs(slurm, in_project, capsys):
     (slurm / "states").write_text("12|PENDING|\n")
     overrides = SMALL | {"scale": "on-slurm"}
-    with pytest.raises(Interrupted, match="The jobs on Slurm go on; the same command takes them up again"):
+    with pytest.raises(Interrupted, match="The jobs on Slurm continue; the same command finds them again"):
         sweep("smoke", ["tampo"], [0], overrides, say=lambda line: os.kill(os.getpid(), signal.SIGTERM))
     shown = []
 
@@ -387,48 +428,38 @@ def test_launch_command(tmp_path):
     config = tmp_path / "two.yaml"
     config.write_text("num_processes: 2\n")
     changes = {"alpha": 0.1, "benchmarks": ["gcd"], "controller": "fixed", "seed": 3, "eval_problems": None}
-    command = Place(accelerate=config).launch("params/smoke.yaml", changes)
+    command = Resources(accelerate=config).launch("params/smoke.yaml", changes)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[3:7] == ["--config_file", str(config), "--main_process_port", "0"]
     assert command[7:11] == ["-m", "tampo", "train", "params/smoke.yaml"]
-    assert load_params("smoke", parse_overrides(command[11:])) == load_params("smoke", changes)
-    assert Place(accelerate=config).gpus() == 2
-    assert Place().launch("smoke", changes) is None
+    assert load_params("smoke", build_parser().parse_args(command[9:]).overrides) == load_params("smoke", changes)
+    assert Resources(accelerate=config).gpus() == 2
+    assert Resources().launch("smoke", changes) is None
     config.write_text("num_processes: 2\nuse_cpu: true\n")
-    assert Place(accelerate=config).gpus() == 0
+    assert Resources(accelerate=config).gpus() == 0
     for text in ("", "[]", "{", "num_processes: none", "num_processes: 0", "{num_processes: 8, num_machines: 2}"):
         config.write_text(text)
         with pytest.raises(ConfigError, match="two.yaml"):
-            Place(accelerate=config).gpus()
+            Resources(accelerate=config).gpus()
 
 
 def test_gpus_of_this_machine_are_given_out_and_back(tmp_path, monkeypatch):
     """Two jobs of two GPUs each on a machine that shows five: the third waits for one of them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,4,5,7")
-    config = tmp_path / "two.yaml"
-    config.write_text("num_processes: 2\n")
-    queue, runs = Queue(RunStore(tmp_path / "runs"), "tampo", Place("local", config), workers=8), slurm_runs(range(3))
-    given = []
+    code = "import os, sys; open(sys.argv[1], 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '); sys.exit(1)"
+    launch = [sys.executable, "-c", code, str(tmp_path / "given")]
+    runs, store = [Run(run.job, launch) for run in slurm_runs(range(3))], RunStore(tmp_path / "runs")
+    workers, running = Workers(store.root, 8, gpus=2), []
 
-    class Ended:
-        job_id, state = "0", "FINISHED"
-        paths = type("Paths", (), {"stdout": tmp_path / "log"})
+    def report(ended):
+        running.append(sum(run.state == "running" for run in runs))
 
-        def done(self):
-            return True
-
-    def submit(work, orders):
-        given.extend(json.loads(order)["devices"] for order in orders)
-        return [Ended() for _ in orders]
-
-    monkeypatch.setattr(queue._executor, "map_array", submit)
-    queue.submit(runs)
-    assert given == ["1,3", "4,5"]
-    queue.submit(runs)
-    assert len(given) == 2
-    queue.update(runs[0])
-    queue.submit(runs[1:])
-    assert given[2:] == ["7,1"]
+    follow(runs, store, workers, report)
+    assert [worker.environment["CUDA_VISIBLE_DEVICES"] for worker in workers._workers] == ["1,3", "4,5"]
+    given = (tmp_path / "given").read_text().split()
+    assert len(given) == 3
+    assert set(given) <= {"1,3", "4,5"}
+    assert max(running) == 2
 
 
 @pytest.mark.slow
@@ -438,5 +469,5 @@ def test_a_run_under_accelerate(in_project, tmp_path, capsys):
     words = [*WORDS, "--seeds", "0", "--controllers", "tampo", "--steps=2", "--scale=launched"]
     assert main([*words, "--accelerate", str(config)]) == 0
     assert re.search(r"tampo +0 +done +1", capsys.readouterr().out)
-    (log,) = (in_project / "results" / "launched" / "runs" / "sweep").glob("*.out")
+    (log,) = (in_project / "results" / "launched" / "runs").glob("*.log")
     assert "Trained: results/launched/runs/training-" in log.read_text()
