@@ -104,7 +104,7 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
     fair |= {} if case.fast else {"scoring_batch": None}
     watch = Stopwatch()
     laps = _Laps(watch)
-    with tempfile.TemporaryDirectory() as folder, patch("tampo.trainer.LogitRecorder", _timed_recorder(watch)):
+    with tempfile.TemporaryDirectory() as folder, patch("tampo.fused_head.LogitRecorder", _timed_recorder(watch)):
         rollouts = sample_rollouts if case.fast else None
         config = TrainingConfig(**config.model_dump() | fair)
         trainer, _ = make_trainer(config, Path(folder), case.trainer, [laps], rollouts)
