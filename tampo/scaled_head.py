@@ -6,7 +6,9 @@ multiplies the last hidden states by T0 / T in a forward hook. The LM head is li
 in either case, and never divides twice. The K virtual log-likelihoods come from the same hidden states.
 
 This costs one more product with the LM head where likelihoods are recorded, and one more rounding of the hidden states
-where T is not T0 (in bfloat16, 3 significant digits, as of any other layer's output).
+where T is not T0 (in bfloat16 as coarse as that of any layer's output). Measured against the fused head's closure, on
+one CPU thread in alternation: forward and backward with recording took 1.02 times as long on the mini model (421
+tokens) and with 32,768 tokens, whole training runs of the mini model 1.01 times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +45,7 @@ class ScaledHeads:
         RuntimeError: A head is more than one product: it has a bias, an adapter, a scale or a soft-cap.
     """
 
-    cost = "one more product with the LM head for each rollout"
+    cost = "one more product with the LM head where likelihoods are recorded, 1 to 2 % of a step on a CPU"
 
     def __init__(self, models: Sequence[PreTrainedModel], trainer: GRPOTrainer) -> None:
         self._models = models

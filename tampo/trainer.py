@@ -2,7 +2,8 @@
 
 TRL 1.16 fixes the temperature when the trainer is built: it is copied into the generation settings and captured in
 the closure of a fused LM head, which computes every log-probability of the loss. `TAMPOTrainer.set_temperature`
-changes all of those places together, so that sampling, loss and reference model never disagree. Each generation
+changes all of those places together, so that sampling, loss and reference model never disagree. Where TRL has no such
+head, or one that tampo does not know, the hidden states are scaled instead (`tampo.scaled_head`). Each generation
 batch carries the temperature it was sampled at, and is scored at it for as long as it is used.
 
 The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it: no
@@ -60,7 +61,8 @@ class TAMPOTrainer(GRPOTrainer):
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         ValueError: `train_dataset` has no rows.
-        RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
+        RuntimeError: With this version of TRL, tampo can set the loss's temperature for plain LM heads alone, and this
+            model's is another (see `tampo.scaled_head`).
 
     `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
 
@@ -139,7 +141,7 @@ class TAMPOTrainer(GRPOTrainer):
         try:
             heads, way = FusedHeads(models), "in the closure of TRL's fused head"
         except RuntimeError as unknown:
-            if self.args.use_liger_kernel:
+            if getattr(self.args, "use_liger_kernel", False):  # its loss does not pass through `score`
                 raise RuntimeError(f"{unknown} With this one, tampo does not support use_liger_kernel.") from unknown
             heads, way = ScaledHeads(models, self), "by scaling hidden states"
         if self.is_world_process_zero():
@@ -266,6 +268,8 @@ class TAMPOTrainer(GRPOTrainer):
     def _observe(self, inputs: dict[str, Any]) -> None:
         """Take in the recorded likelihoods of some rows; when the generation batch is complete, tell the controller."""
         assert self.controller is not None, "train() makes the controller"
+        if self._record_next_pass:
+            raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
         log_probs, entropies = self._recorded
         log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8

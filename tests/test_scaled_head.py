@@ -153,6 +153,22 @@ def test_other_heads_are_refused_by_name(scaled, tiny_model_path, prompts, tmp_p
         )
 
 
+def test_a_head_that_is_split_is_refused(scaled, tiny_model_path, prompts, tmp_path):
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path)
+    trainer.model.lm_head.weight.data = torch.empty(0)  # as ZeRO-3 leaves it between passes
+    trainer._record_next_pass = True
+    with pytest.raises(RuntimeError, match=r"split over processes .*Install a version of TRL .*1\.16\.0"):
+        score(trainer, trainer.model)
+
+
+def test_ligers_loss_is_refused(scaled, tiny_model_path, prompts, tmp_path):
+    """Before TRL 1.14 it goes round TRL's log-probabilities."""
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path)
+    trainer.args.use_liger_kernel = True
+    with pytest.raises(RuntimeError, match="does not support use_liger_kernel"):
+        trainer._find_heads()
+
+
 @pytest.mark.parametrize(
     ("way", "line"),
     [
