@@ -7,7 +7,7 @@ READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 reproduce smoke test test-slow test-vllm lint lock clean help
+.PHONY: table1 reproduce smoke test test-slow test-vllm test-versions lint lock clean help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0,1,2,3,4; can be interrupted and resumed"
@@ -15,6 +15,7 @@ help:
 	@echo "make test                  lint, type-check and run all tests"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
+	@echo "make test-versions         the trainer's tests with the oldest and newest TRL, transformers, accelerate, torch"
 	@echo "make lock                  resolve pyproject.toml anew into uv.lock, and export what pip and conda read"
 	@echo "make clean                 remove the environment and the stored runs"
 
@@ -40,6 +41,9 @@ test-slow: $(READY)
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/with_vllm -s $(PYTEST)
 
+test-versions: $(READY)
+	$(BIN)/python tests/versions.py $(PYTEST)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +63,4 @@ $(VLLM_READY): pyproject.toml .ci/constraints-vllm.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm results/*/runs
+	rm -rf .venv .venv-vllm .versions results/*/runs

@@ -15,9 +15,13 @@ from typing import Any, cast
 import torch
 import trl
 from torch import Tensor, nn
-from trl.kernels import chunked_logprob
 
 from tampo.likelihood import RunningSums, spread
+
+try:
+    from trl.kernels import chunked_logprob
+except ImportError:  # before TRL 1.15
+    chunked_logprob = cast(Any, None)
 
 
 class FusedHead:
@@ -48,6 +52,60 @@ class FusedHead:
     @temperature.setter
     def temperature(self, value: float) -> None:
         self._temperature.cell_contents = value
+
+
+class FusedHeads:
+    """The fused heads of the models that a trainer scores with: sets their temperature and records likelihoods.
+
+    Args:
+        models: The policy and, if there is one, the reference model.
+
+    Raises:
+        RuntimeError: This version of TRL keeps the temperature, or folds tiles, in a way that tampo does not know.
+    """
+
+    cost = "no further pass and no further product with the LM head"
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        check_tiles()
+        self._heads = [FusedHead(model) for model in models]
+
+    @property
+    def temperature(self) -> float:
+        return self._heads[0].temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        for head in self._heads:
+            head.temperature = value
+
+    def score(
+        self,
+        score: Callable[[], tuple[Tensor | None, ...]],
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_length: int,
+        temperatures: Sequence[float] | None,
+    ) -> tuple[Tensor | None, ...]:
+        """What `score` returns, and log-probabilities of the completions at the K `temperatures`.
+
+        Args:
+            score: Has TRL score the rows with one of the models.
+            input_ids: Prompts and completions of the rows, shape (B, L).
+            attention_mask: Of the same shape.
+            completion_length: Completions are the last C columns.
+            temperatures: The K virtual temperatures; None to record nothing.
+
+        Returns:
+            The values of `score`, the first of them the log-probabilities at the current temperature, (B, C), and the
+            recorded log-probabilities: shape (B, C, K), float32, zero where a completion has no token; or None.
+        """
+        if temperatures is None:
+            return *score(), None
+        recorder = LogitRecorder(attention_mask, completion_length, temperatures)
+        with tapped_logits(recorder):
+            scored = score()
+        return *scored, recorder.log_probs()
 
 
 # A tile of logits (n, v), the tokens of its rows (n,), the tile's first place in the vocabulary, and how the logits

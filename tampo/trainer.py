@@ -2,7 +2,8 @@
 
 TRL 1.16 fixes the temperature when the trainer is built: it is copied into the generation settings and captured in
 the closure of a fused LM head, which computes every log-probability of the loss. `TAMPOTrainer.set_temperature`
-changes all of those places together, so that sampling, loss and reference model never disagree. Each generation
+changes all of those places together, so that sampling, loss and reference model never disagree. Where TRL has no such
+head, or one that tampo does not know, the hidden states are scaled instead (`tampo.scaled_head`). Each generation
 batch carries the temperature it was sampled at, and is scored at it for as long as it is used.
 
 The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it: no
@@ -11,9 +12,9 @@ further forward pass, and no further product with the LM head.
 
 import inspect
 import json
+import logging
 import math
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ from trl import GRPOTrainer
 from tampo.control import ControllerSettings, Observation, TemperatureController
 from tampo.controllers import make_controller
 from tampo.files import write_json
-from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, tapped_logits
+from tampo.fused_head import FusedHeads
 from tampo.meta_policy import check_temperatures
 from tampo.model_card import PAPER, add_temperature
+from tampo.scaled_head import ScaledHeads
 from tampo.scoring import score_by_length
 from tampo.trainer_config import TAMPOConfig
+
+logger = logging.getLogger(__name__)
 
 CONTROLLER_STATE_NAME = "temperature_controller.json"
 
@@ -57,7 +61,8 @@ class TAMPOTrainer(GRPOTrainer):
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         ValueError: `train_dataset` has no rows.
-        RuntimeError: This version of TRL keeps the loss's temperature where tampo does not find it.
+        RuntimeError: With this version of TRL, tampo can set the loss's temperature for plain LM heads alone, and this
+            model's is another (see `tampo.scaled_head`).
 
     `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
 
@@ -105,10 +110,7 @@ class TAMPOTrainer(GRPOTrainer):
             # vLLM draws from torch's own generator, which it has just seeded with the number of the process (TRL 1.16):
             # without this, trainings with other seeds would have the same rollouts.
             set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
-        check_tiles()
-        self._heads = [FusedHead(self._policy())]
-        if self.ref_model is not None:
-            self._heads.append(FusedHead(self.accelerator.unwrap_model(self.ref_model)))
+        self._heads = self._find_heads()
         # TRL scores a whole generation batch at once, before any update, when an update falls inside the batch's use.
         self._scored_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
@@ -131,11 +133,24 @@ class TAMPOTrainer(GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+    def _find_heads(self) -> FusedHeads | ScaledHeads:
+        models = [self._policy()]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        heads: FusedHeads | ScaledHeads
+        try:
+            heads, way = FusedHeads(models), "in the closure of TRL's fused head"
+        except RuntimeError as unknown:
+            if getattr(self.args, "use_liger_kernel", False):  # its loss does not pass through `score`
+                raise RuntimeError(f"{unknown} With this one, tampo does not support use_liger_kernel.") from unknown
+            heads, way = ScaledHeads(models, self), "by scaling hidden states"
+        if self.is_world_process_zero():
+            logger.info("TRL %s: the temperature is set %s; cost: %s.", trl.__version__, way, heads.cost)
+        return heads
+
     def set_temperature(self, temperature: float) -> None:
         """Make `temperature` the one in force, for sampling and for every log-probability computed from now on."""
-        self.temperature = temperature
-        for head in self._heads:
-            head.temperature = temperature
+        self.temperature = self._heads.temperature = temperature
         if self.use_vllm:
             self.vllm_generation.temperature = temperature
         else:
@@ -223,7 +238,7 @@ class TAMPOTrainer(GRPOTrainer):
         logits_to_keep: int,
         *args: Any,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Any, ...]:
         recording, self._record_next_pass = self._record_next_pass, False
         score = super()._get_per_token_logps_and_entropies
         if recording:
@@ -231,10 +246,10 @@ class TAMPOTrainer(GRPOTrainer):
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
         def score_rows(ids: Tensor, mask: Tensor, length: int) -> tuple[Tensor | None, ...]:
-            recorder = LogitRecorder(mask, length, self.args.temperature_candidates) if recording else None
-            with tapped_logits(recorder) if recorder else nullcontext():
-                scored = score(model, ids, mask, length, *args, **kwargs)
-            return *scored, recorder.log_probs() if recorder else None
+            temperatures = self.args.temperature_candidates if recording else None
+            return self._heads.score(
+                lambda: score(model, ids, mask, length, *args, **kwargs), ids, mask, length, temperatures
+            )
 
         rows = self.args.scoring_batch_size
         # Images belong to rows in ways of their own, and an auxiliary loss to a whole micro-batch.
@@ -243,16 +258,18 @@ class TAMPOTrainer(GRPOTrainer):
         else:
             rows = min(rows, kwargs.get("batch_size") or rows)
             scored = score_by_length(score_rows, input_ids, attention_mask, logits_to_keep, rows)
-        log_probs, entropies, auxiliary_loss, recorded = scored
+        log_probs, entropies, *auxiliary_loss, recorded = scored  # no such loss before TRL 1.7
         assert log_probs is not None, "the one value that is always there"
         if recorded is not None:
             assert entropies is not None, "asked for"
             self._recorded = recorded, entropies.detach().float()
-        return log_probs, entropies, auxiliary_loss
+        return log_probs, entropies, *auxiliary_loss
 
     def _observe(self, inputs: dict[str, Any]) -> None:
         """Take in the recorded likelihoods of some rows; when the generation batch is complete, tell the controller."""
         assert self.controller is not None, "train() makes the controller"
+        if self._record_next_pass:
+            raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
         log_probs, entropies = self._recorded
         log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8

@@ -3,11 +3,19 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
-from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
-from trl.trainer.utils import add_fused_lm_head
 
-from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, tapped_logits
+from tampo.fused_head import FusedHead, LogitRecorder, check_tiles, chunked_logprob, tapped_logits
+from tests.conftest import choose_heads
+
+add_fused_lm_head = getattr(trl_utils, "add_fused_lm_head", None)
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture(autouse=True)
+def known_head(monkeypatch):
+    choose_heads("closure", monkeypatch)  # or skip: other versions of TRL have no such head
+
 
 TEMPERATURES = [0.6, 1.0, 1.5]
 

@@ -42,6 +42,7 @@ LAYERS = (
     {
         "config",
         "fused_head",
+        "scaled_head",
         "trainer_config",
         "model_card",
         "trainer",

@@ -9,6 +9,8 @@ from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.scoring import score_by_length
 from tests.test_trainer import make_trainer
 
+pytestmark = pytest.mark.contract
+
 
 def rectangle(lengths):
     """(input_ids, attention_mask, C) of rows of (prompt, completion) lengths, padded as TRL pads."""

@@ -13,7 +13,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tampo.trainer import CONTROLLER_STATE_NAME, NonFiniteLoss, TAMPOTrainer
 from tampo.trainer_config import TAMPOConfig
-from tests.conftest import digit_reward, sampling_p_value
+from tests.conftest import choose_heads, digit_reward, sampling_p_value
+
+pytestmark = pytest.mark.contract
 
 SETTINGS = {
     "per_device_train_batch_size": 16,
@@ -85,13 +87,22 @@ REGIMES = {
 }
 
 
-@pytest.fixture(params=REGIMES, scope="module")
+@pytest.fixture(params=["closure", "hidden states"])
+def heads(request, monkeypatch):
+    """Both ways to set the loss's temperature, where this TRL has both."""
+    choose_heads(request.param, monkeypatch)
+
+
+@pytest.fixture(params=[(regime, way) for regime in REGIMES for way in ("closure", "hidden states")], scope="module")
 def watched(request, tiny_model_path, prompts, tmp_path_factory):
     """A short TAMPO run in each regime; with p = 1 and no warm-up, temperatures change from the start."""
-    changes = dict(REGIMES[request.param])
+    regime, way = request.param
+    changes = dict(REGIMES[regime])
     lora = LoraConfig(target_modules=["q_proj", "v_proj"], r=4) if changes.pop("peft", False) else None
     changes |= {"meta_warmup_ratio": 0, "meta_top_p": 1, "max_steps": 8}
-    trainer = make_trainer(tiny_model_path, prompts, tmp_path_factory.mktemp("run"), Watching, lora, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        choose_heads(way, patch)
+        trainer = make_trainer(tiny_model_path, prompts, tmp_path_factory.mktemp("run"), Watching, lora, **changes)
     trainer.train()
     return trainer
 
@@ -123,7 +134,9 @@ def test_an_observation_has_the_mean_reward_and_the_entropy_at_the_sampled_tempe
     assert 0 < watched.observation.entropy < math.log(watched.model.config.vocab_size)
     args = watched.args
     if args.steps_per_generation == args.gradient_accumulation_steps and args.num_iterations == 1:
-        assert watched.observation.entropy == pytest.approx(rows[-1]["entropy"], rel=1e-4)
+        # TRL's is the mean over micro-batches, however many tokens each has.
+        tolerance = 1e-4 if args.gradient_accumulation_steps == 1 else 1e-2
+        assert watched.observation.entropy == pytest.approx(rows[-1]["entropy"], rel=tolerance)
 
 
 def test_every_use_of_a_batch_is_at_the_temperature_it_was_sampled_at(watched):
@@ -132,7 +145,7 @@ def test_every_use_of_a_batch_is_at_the_temperature_it_was_sampled_at(watched):
         assert len(set(watched.drawn[start : start + per_batch])) == 1
 
 
-def test_likelihoods_are_those_of_the_generating_policy(tiny_model_path, prompts, tmp_path):
+def test_likelihoods_are_those_of_the_generating_policy(heads, tiny_model_path, prompts, tmp_path):
     """The observation of the last batch against whole logits of the weights that sampled it, in every regime."""
     for name, changes in {"at the loss": {}, "at generation": {"steps_per_generation": 2}}.items():
         trainer = make_trainer(tiny_model_path, prompts, tmp_path / name, max_steps=4, **changes)
@@ -193,7 +206,7 @@ def test_first_tokens_follow_the_tempered_softmax(tiny_model_path, tmp_path, tem
 @pytest.mark.parametrize(
     "changes", [{}, {"beta": 0.1, "steps_per_generation": 2}, {"temperature": 1.4, "num_iterations": 2}]
 )
-def test_fixed_controller_equals_grpo_bit_for_bit(tiny_model_path, prompts, tmp_path, changes):
+def test_fixed_controller_equals_grpo_bit_for_bit(heads, tiny_model_path, prompts, tmp_path, changes):
     plain = make_trainer(tiny_model_path, prompts, tmp_path / "plain", GRPOTrainer, **changes)
     plain.train()
     ours = make_trainer(tiny_model_path, prompts, tmp_path / "ours", temperature_controller="fixed", **changes)
@@ -246,7 +259,7 @@ def test_metrics_reach_the_log(tiny_model_path, prompts, tmp_path):
         assert row["optimal_temperature/positive_count"] + row["optimal_temperature/negative_count"] <= 16
 
 
-def test_evaluation_is_at_the_fixed_temperature_and_moves_nothing(tiny_model_path, prompts, tmp_path):
+def test_evaluation_is_at_the_fixed_temperature_and_moves_nothing(heads, tiny_model_path, prompts, tmp_path):
     def run(evaluate: bool):
         changes = {"eval_strategy": "steps", "eval_steps": 1} if evaluate else {}
         args = TAMPOConfig(
@@ -263,7 +276,7 @@ def test_evaluation_is_at_the_fixed_temperature_and_moves_nothing(tiny_model_pat
     assert evaluated.controller.meta_policy.updates == quiet.controller.meta_policy.updates == 4
 
 
-def test_resume_is_exact(tiny_model_path, prompts, tmp_path):
+def test_resume_is_exact(heads, tiny_model_path, prompts, tmp_path):
     """Four steps at once, and two, then two from the checkpoint: the same weights, temperatures and averages."""
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "meta_warmup_ratio": 0.25}
     whole = make_trainer(tiny_model_path, prompts, tmp_path / "whole", **settings)
