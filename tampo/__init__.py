@@ -1,6 +1,6 @@
 """tampo: adaptive sampling temperature for LLM reinforcement learning (TAMPO, ICLR 2026).
 
-`TAMPOConfig` and `TAMPOTrainer` replace TRL's `GRPOConfig` and `GRPOTrainer`; `MetaPolicy` is the rule alone, for
+`TAMPOConfig` and `TAMPOTrainer` replace TRL's `GRPOConfig` and `GRPOTrainer`; `MetaPolicy` is the method alone, for
 any trainer. Names are loaded when first used, so that `import tampo` does not wait for torch.
 """
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from tampo.likelihood import virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
     from tampo.meta_policy import MetaPolicy, sparsemax
     from tampo.stats import pass_at_k
-    from tampo.trainer import MetaPolicyCallback, TAMPOTrainer
-    from tampo.trainer_config import TAMPOConfig
+    from tampo.trainer import MetaPolicyCallback, TAMPOConfig, TAMPOTrainer
 
 __version__ = "0.1.0"
 
 _HOME = {
     "MetaPolicy": "meta_policy",
     "MetaPolicyCallback": "trainer",
-    "TAMPOConfig": "trainer_config",
+    "TAMPOConfig": "trainer",
     "TAMPOTrainer": "trainer",
     "pass_at_k": "stats",
     "sparsemax": "meta_policy",

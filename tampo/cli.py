@@ -69,7 +69,12 @@ def _as_option(word: str) -> str:
 def _unknown_parameter(word: str, known: Sequence[str]) -> str:
     if not word.startswith("-"):
         return f"{word!r} is not expected here: write --parameter VALUE."
-    near = difflib.get_close_matches(word.partition("=")[0].strip("-").replace("-", "_"), known, n=1)
+    from tampo.config import RENAMED
+
+    name = word.partition("=")[0].strip("-").replace("-", "_")
+    if name in RENAMED:
+        return f"--{name} is now {RENAMED[name]}."
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean --{near[0].replace('_', '-')}?" if near else "`tampo params` lists all parameters."
     return f"Unknown parameter {word.partition('=')[0]}. {hint}"
 
@@ -168,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
         if options.command != "init":
             with extra("reproduce"):
-                from tampo.checkpoints import DamagedCheckpoint
                 from tampo.config import ConfigError
-                from tampo.data import DataError
+                from tampo.runs.checkpoints import DamagedCheckpoint
+                from tampo.tasks.published import DataError
 
                 expected += (ConfigError, DataError, DamagedCheckpoint)
         return options.run(options) or 0
@@ -200,36 +205,38 @@ def _init(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.runs import RunStore
+    from tampo.runs.pipeline import train
+    from tampo.runs.store import RunStore
 
     params = load_params(options.params, options.overrides)
-    record = RunStore.of(params).train(params.training())
+    record = train(RunStore.of(params), params.training())
     if record.manifest:  # the first of several processes
         print(f"Trained: {os.path.relpath(record.folder)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.evaluate import problem_scores
-    from tampo.runs import RunStore
+    from tampo.inference.evaluate import problem_scores
+    from tampo.runs.pipeline import evaluate
+    from tampo.runs.store import RunStore
 
     params = load_params(options.params, options.overrides)
     training = None if options.base else params.training()
-    record = RunStore.of(params).evaluate(params.evaluation(), params.model, training)
+    record = evaluate(RunStore.of(params), params.evaluation(), params.model, training)
     print(problem_scores(record.samples()).groupby("benchmark", sort=False).mean(numeric_only=True).round(1))
     print(f"Samples: {os.path.relpath(record.folder)}")
 
 
 def _plan(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.plan import describe
+    from tampo.runs.plan import describe
 
     print(describe(load_params(options.params, options.overrides), options.gpus, options.zero_stage))
 
 
 def _overlaps(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.training_data import find_overlaps
+    from tampo.runs.training_data import find_overlaps
 
     params = load_params(options.params, options.overrides)
     pairs = find_overlaps(params.training())
@@ -241,17 +248,19 @@ def _overlaps(options: argparse.Namespace) -> None:
 
 def _params(options: argparse.Namespace) -> None:
     from tampo.config import Params, load_params
+    from tampo.controllers.registry import describe_controllers
 
     params = load_params(options.params)
     for name, field in Params.model_fields.items():
         value = getattr(params, name)
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         print(f"{name} = {shown}\n    {field.description}")
+    print(f"\nParameters of controllers, for temperature_controller_kwargs:\n{describe_controllers()}")
 
 
 def _reproduce(options: argparse.Namespace) -> None:
     from tampo.config import load_params
-    from tampo.reproduce import reproduce
+    from tampo.paper.reproduce import reproduce
 
     params = load_params(options.params, {"seeds": options.seeds, "workers": options.workers})
     reproduce(options.params, params.seeds, options.only, params.workers)
@@ -259,8 +268,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     from tampo.config import ConfigError
-    from tampo.controllers import CONTROLLERS
-    from tampo.sweep import Resources, parse_controllers, sweep
+    from tampo.controllers.registry import CONTROLLERS
+    from tampo.runs.sweep import Resources, parse_controllers, sweep
 
     controllers = tuple(CONTROLLERS) if options.controllers is None else parse_controllers(options.controllers)
     given = [word.partition("=") for word in options.slurm]
@@ -281,7 +290,7 @@ def _build_mini_model(options: argparse.Namespace) -> None:
     import torch
 
     from tampo.config import ConfigError
-    from tampo.mini_model import RECIPES, build_mini_model
+    from tampo.tasks.mini_model import RECIPES, build_mini_model
 
     if options.name not in RECIPES:
         raise ConfigError(f"Unknown model {options.name!r} in --name; known are {', '.join(RECIPES)}.")

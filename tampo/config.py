@@ -1,10 +1,11 @@
 """The parameters of an experiment: one flat set that YAML files, the command line and notebooks all build.
 
 `Params` is everything; `TrainingConfig` and `EvaluationConfig` are the parts that decide what a training and an
-evaluation produce, and so what a stored run is known by (`tampo.runs`).
+evaluation produce, and so what a stored run is known by (`tampo.runs.store`).
 """
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,10 @@ with extra("reproduce"):
     import yaml
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tampo.controllers import CONTROLLERS
+from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, resolved
+from tampo.controllers.registry import CONTROLLERS, configure
+from tampo.controllers.schedules import Fixed
+from tampo.controllers.tampo import TAMPO
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
 from tampo.project import bundled, parameter_folders, project_root
 
@@ -26,13 +30,32 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 
+# Names of earlier versions, and what is written now: where TRL has a name for a parameter, it is TRL's.
+RENAMED = {
+    "steps": "max_steps",
+    "micro_batch": "per_device_train_batch_size",
+    "scoring_batch": "scoring_batch_size",
+    "engine_memory": "vllm_gpu_memory_utilization",
+    "vllm_server": "vllm_server_base_url",
+    "warmup_ratio": "warmup_steps",
+    "controller": "temperature_controller",
+    "temperatures": "temperature_candidates",
+    "temperature_start": "temperature_controller_kwargs: {start_temperature: ...}",
+    "temperature_end": "temperature_controller_kwargs: {end_temperature: ...}",
+    "temperature_stages": "temperature_controller_kwargs: {stages: [...]}",
+    "target_entropy": "temperature_controller_kwargs: {target: ...}",
+    "entropy_gain": "temperature_controller_kwargs: {gain: ...}",
+    "exp3_exploration": "temperature_controller_kwargs: {exploration: ...}",
+    "ucb_exploration": "temperature_controller_kwargs: {exploration: ...}",
+}
+
 # At most so many seeds, which a slip in a range would exceed.
 MAX_SEEDS = 1000
 
 Seed = Annotated[int, Field(ge=0)]
 
 # Where things are, as files are known by their content, and where a log is sent.
-_PLACES = frozenset({"data_dir", "vllm_server", "report_to"})
+_PLACES = frozenset({"data_dir", "vllm_server_base_url", "report_to"})
 
 
 class ConfigError(ValueError):
@@ -50,12 +73,24 @@ class _Flat(BaseModel):
         if get_origin(annotation) is tuple:
             items = _list_items(value)
             return _expand_ranges(items) if get_args(annotation)[0] is Seed else items
+        if get_origin(annotation) is dict:
+            return _mapping(value)
         if isinstance(value, str):
             if value.strip().lower() == "null" and type(None) in get_args(annotation):
                 return None
             if annotation is not str and re.match(r"\s*\d+\s*-", value):  # which pydantic reads as a negative number
                 raise ValueError("must be one number, not a range")
         return value
+
+
+def _mapping(value: Any) -> Any:
+    """A mapping, which may be text: {start_temperature: 0.8}, as YAML or JSON write it. None is an empty one."""
+    if not isinstance(value, str):
+        return {} if value is None else value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError("must be a mapping such as {start_temperature: 0.8}") from error
 
 
 def _list_items(value: Any) -> Any:
@@ -92,7 +127,9 @@ class _DataConfig(_Flat):
     suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, mini-choice, math or ecqa.")
     data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of the data sets on the hub.")
-    vllm_server: str = Field("http://127.0.0.1:8000", description="Address of the server of the vllm-server engines.")
+    vllm_server_base_url: str = Field(
+        "http://127.0.0.1:8000", description="Address of the server of the vllm-server engines."
+    )
 
 
 class TrainingConfig(_DataConfig):
@@ -106,82 +143,96 @@ class TrainingConfig(_DataConfig):
     data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
     reward_accuracy: float = Field(1.0, ge=0, description="Weight of a right answer in the reward.")
     reward_format: float = Field(0.0, ge=0, description="Weight of the asked-for form in the reward.")
-    steps: int = Field(100, ge=1, description="Optimizer steps (section 4.1: 200).")
+    max_steps: int = Field(100, ge=1, description="Optimizer steps (section 4.1: 200).")
     prompts_per_step: int = Field(32, ge=1, description="Prompts in a step (section 4.1: 32).")
     num_generations: int = Field(8, ge=2, description="Rollouts a prompt, G (section 4.1: 8).")
-    micro_batch: int = Field(128, ge=1, description="Rollouts in one forward and backward pass.")
-    scoring_batch: int | None = Field(
+    per_device_train_batch_size: int = Field(128, ge=1, description="Rollouts in one forward and backward pass.")
+    scoring_batch_size: int | None = Field(
         32, ge=1, description="Rollouts scored at a time, those of like length together; null: a whole micro-batch."
     )
     max_prompt_length: int = Field(512, ge=1, description="Tokens a prompt may have; longer problems are left out.")
     max_completion_length: int = Field(64, ge=1, description="Tokens a rollout may have.")
     learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate (section 4.1: 1e-6).")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    warmup_steps: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term (Eq. 13).")
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Precision = Field("auto", description="auto: fp32 on CPU, bf16 where the GPU has it, else fp16.")
     gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
     rollout_engine: RolloutEngine = Field("transformers", description="Who samples rollouts.")
-    engine_memory: float = Field(0.3, gt=0, le=1, description="Share of the GPU's memory for a colocated vLLM.")
-    controller: str = Field("tampo", description=f"Rule that sets the sampling temperature: {', '.join(CONTROLLERS)}.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the fixed controller.")
-    temperature_start: float = Field(0.9, gt=0, description="First temperature of linear and cosine.")
-    temperature_end: float = Field(1.5, gt=0, description="Last temperature of linear and cosine.")
-    temperature_stages: tuple[float, ...] = Field(
-        (0.9, 1.2, 1.5), min_length=1, description="Temperatures of staged, each for an equal share of the steps."
+    vllm_gpu_memory_utilization: float = Field(
+        0.3, gt=0, le=1, description="Share of the GPU's memory for a colocated vLLM."
     )
-    temperatures: tuple[float, ...] = Field(DEFAULT_TEMPERATURES, description="Candidates T_1 ... T_K (section 4.1).")
-    alpha: float = Field(0.05, ge=0, le=1, description="Weight of the newest batch in the average of Eq. 11.")
-    p: float = Field(0.7, ge=0, le=1, description="Nucleus mass of the meta-policy (section 4.3); 0 is greedy.")
-    likelihood: Likelihood = Field("sum", description="Log-likelihoods by sum (Eq. 8) or mean (Eq. 6) over tokens.")
-    target_entropy: float = Field(
-        0.3, ge=0, description="Entropy that entropy-target holds, in nats a token; 0: that of the warm-up."
+    temperature_controller: str = Field(
+        "tampo", description=f"What sets the sampling temperature: {', '.join(CONTROLLERS)}."
     )
-    entropy_gain: float = Field(0.5, gt=0, description="How strongly entropy-target corrects log T, per nat.")
-    exp3_exploration: float = Field(0.3, ge=0, le=1, description="Share of uniform draws of exp3 (gamma).")
-    ucb_exploration: float = Field(0.3, ge=0, description="Weight of the confidence bound of ucb (UCB1: 1).")
-    meta_warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps at the warm-up temperature.")
-    meta_warmup_temperature: float = Field(1.0, gt=0, description="Sampling temperature of the warm-up.")
+    temperature_controller_kwargs: dict[str, Any] = Field(
+        {},
+        description="Parameters of the controller that have no name of their own here, such as "
+        "{start_temperature: 0.8}; `tampo params` lists them.",
+    )
+    temperature: float = Field(default_of(Fixed, "value"), gt=0, description=help_of(Fixed, "value"))
+    temperature_candidates: tuple[float, ...] = Field(
+        DEFAULT_TEMPERATURES, description="Candidates T_1 ... T_K (section 4.1)."
+    )
+    alpha: float = Field(default_of(TAMPO, "alpha"), ge=0, le=1, description=help_of(TAMPO, "alpha"))
+    p: float = Field(default_of(TAMPO, "top_p"), ge=0, le=1, description=help_of(TAMPO, "top_p"))
+    likelihood: Likelihood = Field(default_of(TAMPO, "likelihood"), description=help_of(TAMPO, "likelihood"))
+    meta_warmup_ratio: float = Field(
+        RunSettings.warmup_ratio, ge=0, le=1, description="Share of the steps at the warm-up temperature."
+    )
+    meta_warmup_temperature: float = Field(
+        RunSettings.warmup_temperature, gt=0, description="Sampling temperature of the warm-up."
+    )
     report_to: tuple[Tracker, ...] = Field(
         (), description="Trackers that get the log of a training: tensorboard, trackio, wandb."
     )
     seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
 
-    @field_validator("controller")
+    @field_validator("temperature_controller")
     @classmethod
     def _known_controller(cls, value: str) -> str:
         if value not in CONTROLLERS:
             raise ValueError(f"must be one of {', '.join(CONTROLLERS)}")
         return value
 
-    @field_validator("temperature_stages")
-    @classmethod
-    def _positive_stages(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        for stage in value:
-            check_temperatures("temperature_stages", [stage])
-        return value
-
-    @field_validator("temperatures")
+    @field_validator("temperature_candidates")
     @classmethod
     def _distinct_temperatures(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        check_temperatures("temperatures", value)
+        check_temperatures("temperature_candidates", value)
         return value
+
+    @model_validator(mode="after")
+    def _known_parameters(self) -> Self:
+        try:
+            self.configure_controller()
+        except ValueError as error:
+            raise ValueError(f"temperature_controller_kwargs: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         rollouts = self.prompts_per_step * self.num_generations
-        if rollouts % self.micro_batch:
+        if rollouts % self.per_device_train_batch_size:
             raise ValueError(
-                f"micro_batch ({self.micro_batch}) must divide prompts_per_step * num_generations ({rollouts})."
+                f"per_device_train_batch_size ({self.per_device_train_batch_size}) must divide prompts_per_step * "
+                f"num_generations ({rollouts})."
             )
         return self
 
+    def configure_controller(self) -> TemperatureController:
+        """The controller with its parameters, before a run. Raises a ValueError that names a bad one."""
+        named = {"alpha": self.alpha, "top_p": self.p, "likelihood": self.likelihood, "value": self.temperature}
+        return configure(self.temperature_controller, self.temperature_controller_kwargs, named)
+
     def identity(self) -> dict[str, Any]:
-        """What decides the result of this training: all values but those that only other controllers read."""
-        any_rule = frozenset().union(*(rule.parameters for rule in CONTROLLERS.values()))
-        idle = any_rule - CONTROLLERS[self.controller].parameters
-        return self.model_dump(mode="json", exclude={*idle, *_PLACES})
+        """What decides the result of this training run: all values but those that only other controllers read."""
+        controller = self.configure_controller()
+        idle = {"alpha", "p", "likelihood", "temperature"}
+        if not controller.uses_warmup:
+            idle |= {"meta_warmup_ratio", "meta_warmup_temperature"}
+        own = self.model_dump(mode="json", exclude={*idle, *_PLACES})
+        return own | {"temperature_controller_kwargs": {**resolved(controller)}}
 
 
 class EvaluationConfig(_DataConfig):
@@ -217,9 +268,10 @@ class Params(TrainingConfig, EvaluationConfig):
         return EvaluationConfig(**self.model_dump(include=set(EvaluationConfig.model_fields)) | changes)
 
 
-def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None = None) -> Params:
+def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
     """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
 
+    A source of None, "None" or "" is the scale in the variable TAMPO_SCALE, or else mini.
     An override of None, "None" or "" leaves the file's value: so templates and notebooks say "as in params". The
     word "null" is the value null. Lists are lists or text, "0.6,1.0" or "[0.6, 1.0]"; seeds may be a range, "0-4".
 
@@ -231,7 +283,7 @@ def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None
         >>> load_params("mini", {"alpha": 0.1, "seeds": "0-2", "eval_problems": "null"}).seeds
         (0, 1, 2)
     """
-    path = _params_path(source)
+    path = _params_path(default_scale() if _as_in_params(source) else str(source))
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -248,6 +300,11 @@ def load_params(source: str | Path = "mini", overrides: Mapping[str, Any] | None
         raise ConfigError(_explain(error, path)) from error
 
 
+def default_scale() -> str:
+    """The scale where none is given: that in the variable TAMPO_SCALE, or else mini."""
+    return os.environ.get("TAMPO_SCALE", "").strip() or "mini"
+
+
 def _as_in_params(value: Any) -> bool:
     """Whether an override says nothing: what a notebook's cell or an unfilled template holds."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
@@ -256,6 +313,8 @@ def _as_in_params(value: Any) -> bool:
 def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> None:
     """Raise ConfigError, with the nearest known name, unless `name` is a field of `Params` or among `also`."""
     known = [*Params.model_fields, *also]
+    if name in RENAMED:
+        raise ConfigError(f"The parameter {name!r} in {where} is now {RENAMED[name]}.")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."

@@ -2,7 +2,7 @@
 
 Usable with any trainer: draw a temperature with `sample`, roll out, then give `update` the K virtual
 log-likelihoods and the advantages of the same rollouts. Log-likelihoods come from `tampo.likelihood`
-(Eqs. 5-8); which process holds which rollout is the trainer's business (`tampo.trainer`).
+(Eqs. 5-8); which process holds which rollout is the trainer's business (`tampo.trainer.trainer`).
 """
 
 import math
@@ -120,9 +120,7 @@ class MetaPolicy:
         self.temperatures = check_temperatures("temperatures", temperatures)  # (K,)
         self.alpha = check_fraction("alpha", alpha)
         self.top_p = check_fraction("top_p", top_p)
-        if likelihood not in ("sum", "mean"):
-            raise ValueError(f"likelihood must be 'sum' (Eq. 8) or 'mean' (Eq. 6), got {likelihood!r}.")
-        self.likelihood = likelihood
+        self.likelihood = check_likelihood("likelihood", likelihood)
         if warmup_updates < 0:
             raise ValueError(f"warmup_updates must be at least 0, got {warmup_updates!r}.")
         self.warmup_updates = warmup_updates
@@ -263,6 +261,13 @@ def check_fraction(name: str, value: float) -> float:
     if not isinstance(value, Real) or not 0 <= value <= 1:  # False for NaN too
         raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")
     return float(value)
+
+
+def check_likelihood(name: str, value: str) -> str:
+    """`value` if it is "sum" or "mean", or a ValueError that names `name`."""
+    if value not in ("sum", "mean"):
+        raise ValueError(f"{name} must be 'sum' (Eq. 8) or 'mean' (Eq. 6), got {value!r}.")
+    return value
 
 
 def _finite(name: str, values: ArrayLike, ndim: int) -> NDArray[np.float64]:

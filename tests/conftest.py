@@ -23,7 +23,7 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tampo.fused_head import check_tiles
+from tampo.trainer.trl_internals import check_tiles
 
 torch.set_num_threads(1)
 
@@ -78,7 +78,7 @@ def choose_heads(way: str, patch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("This TRL is not known.")
 
     if way == "hidden states":
-        patch.setattr("tampo.trainer.FusedHeads", unknown)
+        patch.setattr("tampo.trainer.trainer.FusedHeads", unknown)
     else:
         try:
             check_tiles()

@@ -1,11 +1,13 @@
 """Parameters: files, overrides, refusals, and what identifies a run."""
 
+import re
+
 import pytest
 import yaml
 
-from tampo.config import ConfigError, Params, TrainingConfig, load_params
-from tampo.experiments import CHOICE_PARAMS, TABLE1, TABLE5
-from tampo.notebook import notebook_params
+from tampo.config import RENAMED, ConfigError, Params, TrainingConfig, load_params
+from tampo.paper.experiments import CHOICE_PARAMS, TABLE1, TABLE5
+from tampo.paper.notebook import notebook_params
 from tampo.project import project_root
 
 
@@ -20,7 +22,7 @@ def test_shipped_files_load(path):
 def test_defaults_are_the_papers():
     """Section 4.1: candidates 0.6 to 1.5 by 0.1, alpha 0.05, p 0.7, 10 % warm-up at 1.0, 32 prompts x 8."""
     params = load_params("mini")
-    assert params.temperatures == (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+    assert params.temperature_candidates == (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
     assert (params.alpha, params.p, params.meta_warmup_ratio, params.meta_warmup_temperature) == (0.05, 0.7, 0.1, 1.0)
     assert (params.num_generations, params.eval_samples, params.eval_temperature) == (8, 8, 1.0)
 
@@ -59,7 +61,7 @@ def test_null_is_a_value():
     assert load_params("mini", {"eval_problems": "null"}).eval_problems is None
     assert notebook_params({"params": "mini", "eval_problems": "null"}).eval_problems is None
     with pytest.raises(ConfigError, match="steps: .*'null'"):
-        load_params("mini", {"steps": "null"})
+        load_params("mini", {"max_steps": "null"})
 
 
 @pytest.mark.parametrize(
@@ -71,11 +73,11 @@ def test_null_is_a_value():
         ({"alpha": float("nan")}, "alpha"),
         ({"alpha": "much"}, "alpha: .*valid number.*'much'"),
         ({"p": -0.1}, "p: .*greater than or equal to 0"),
-        ({"steps": 0}, "steps"),
-        ({"steps": 2.5}, "steps"),
-        ({"temperatures": []}, "temperatures must be a list of at least one"),
-        ({"temperatures": [1.0, 1.0]}, "temperatures must be distinct"),
-        ({"temperatures": [0.0]}, "temperatures must be positive"),
+        ({"max_steps": 0}, "steps"),
+        ({"max_steps": 2.5}, "steps"),
+        ({"temperature_candidates": []}, "temperature_candidates must be a list of at least one"),
+        ({"temperature_candidates": [1.0, 1.0]}, "temperature_candidates must be distinct"),
+        ({"temperature_candidates": [0.0]}, "temperature_candidates must be positive"),
         ({"seeds": []}, "seeds"),
         ({"seeds": "-2"}, r"seeds.0: .*greater than or equal to 0, got '-2'"),
         ({"seeds": [0, -1]}, r"seeds.1: .*greater than or equal to 0, got -1"),
@@ -83,10 +85,10 @@ def test_null_is_a_value():
         ({"seeds": "0-1000"}, "seeds: the range 0-1000 has more than 1000 seeds"),
         ({"seeds": "0-600,1000-1600"}, "seeds: more than 1000 seeds"),
         ({"seed": "0-2"}, "seed: must be one number, not a range, got '0-2'"),
-        ({"steps": "00-2"}, "steps: must be one number, not a range"),
+        ({"max_steps": "00-2"}, "steps: must be one number, not a range"),
         ({"seed": -1}, "seed: .*greater than or equal to 0, got -1"),
-        ({"micro_batch": 7}, "micro_batch .7. must divide"),
-        ({"controller": "tempo"}, "controller: must be one of tampo, fixed, .*'tempo'"),
+        ({"per_device_train_batch_size": 7}, "per_device_train_batch_size .7. must divide"),
+        ({"temperature_controller": "tempo"}, "controller: must be one of tampo, fixed, .*'tempo'"),
         ({"scale": "../../etc"}, "scale"),
         ({"likelihood": "max"}, "likelihood"),
     ],
@@ -120,25 +122,39 @@ def test_unknown_scales_are_refused(source):
 
 def test_identity_holds_what_the_controller_reads_and_no_more():
     base = load_params("mini")
-    assert base.training(controller="fixed", alpha=0.3).identity() == base.training(controller="fixed").identity()
+    assert (
+        base.training(temperature_controller="fixed", alpha=0.3).identity()
+        == base.training(temperature_controller="fixed").identity()
+    )
     assert base.training(alpha=0.3).identity() != base.training().identity()
-    assert base.training(controller="fixed", temperature=0.9).identity() != base.training(controller="fixed").identity()
+    assert (
+        base.training(temperature_controller="fixed", temperature=0.9).identity()
+        != base.training(temperature_controller="fixed").identity()
+    )
     assert base.training(temperature=0.9).identity() == base.training().identity()
     assert base.training(seed=1).identity() != base.training().identity()
     assert set(TrainingConfig.model_fields) - base.training().identity().keys() == {
-        *("temperature", "temperature_start", "temperature_end", "temperature_stages"),
-        *("target_entropy", "entropy_gain", "exp3_exploration", "ucb_exploration"),
+        *("alpha", "p", "likelihood", "temperature"),  # among temperature_controller_kwargs, where they are read
         "data_dir",  # its files are known by their content
-        "vllm_server",
+        "vllm_server_base_url",
         "report_to",
     }
+    expected = {"alpha": 0.05, "top_p": 0.7, "likelihood": "sum"}
+    assert base.training().identity()["temperature_controller_kwargs"] == expected
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_old_names_are_refused_with_the_new_one(name):
+    assert RENAMED[name].partition(":")[0] in Params.model_fields
+    with pytest.raises(ConfigError, match=f"{name!r} in the overrides is now {re.escape(RENAMED[name])}"):
+        load_params("mini", {name: 1})
 
 
 def test_every_parameter_is_described_and_flat():
     for name, field in Params.model_fields.items():
         assert field.description, name
     dumped = yaml.safe_load(yaml.safe_dump(load_params("mini").model_dump(mode="json")))
-    assert not any(isinstance(value, dict) for value in dumped.values())
+    assert [name for name, value in dumped.items() if isinstance(value, dict)] == ["temperature_controller_kwargs"]
     assert Params(**dumped) == load_params("mini")
 
 
@@ -183,9 +199,9 @@ def test_a_cell_run_again_knows_the_readers_own_variables():
     assert notebook_params(namespace).scale == "smoke"
 
 
-@pytest.mark.parametrize("name", ["controller", "temperature", "seed", "temperature_end"])
+@pytest.mark.parametrize("name", ["temperature_controller", "temperature", "seed", "temperature_controller_kwargs"])
 def test_what_the_rows_set_cannot_be_given(name):
-    value = {"controller": "linear"}.get(name, 1)
+    value = {"temperature_controller": "linear"}.get(name, 1)
     with pytest.raises(ConfigError, match=f"{name} cannot be given here"):
         notebook_params({"params": "smoke", name: value}, TABLE1)
     assert notebook_params({"params": "smoke", "alpha": 0.1, name: None}, TABLE1).alpha == 0.1

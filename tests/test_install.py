@@ -241,10 +241,9 @@ def test_numpy_alone_gives_the_method(wheel, tmp_path):
     bin_ = make_environment(tmp_path / "env", wheel, packages=("numpy",))
     code = (
         "from tampo import MetaPolicy, pass_at_k, sparsemax\n"
-        "from tampo.control import ControllerSettings\n"
         "from tampo.controllers import CONTROLLERS, make_controller\n"
         "policy = MetaPolicy([0.6, 1.0]); policy.update([[-2.0, -1.0]], [1.0])\n"
-        "print([make_controller(name, ControllerSettings()).temperature(0) for name in CONTROLLERS])\n"
+        "print([make_controller(name).temperature(0) for name in CONTROLLERS])\n"
         "print(policy.sample(), sparsemax([2.0, 1.5, 0.2]).tolist(), pass_at_k(8, 1, 1))\n"
     )
     said = run([bin_ / "python", "-c", code], tmp_path)

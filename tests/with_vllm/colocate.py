@@ -23,12 +23,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from tampo import TAMPOConfig, TAMPOTrainer
-from tampo.fused_head import FusedHead
-from tampo.mini_model import mini_model_path
-from tampo.rewards import accuracy_reward
-from tampo.suites import get_suite
-from tampo.tasks import TASKS, format_prompt, make_problems
-from tampo.vllm_cpu import prepare_vllm_cpu
+from tampo.tasks.mini import TASKS, format_prompt, make_problems
+from tampo.tasks.mini_model import mini_model_path
+from tampo.tasks.rewards import accuracy_reward
+from tampo.tasks.suites import get_suite
+from tampo.trainer.trl_internals import FusedHead
+from tests.with_vllm.vllm_cpu import prepare_vllm_cpu
 
 
 def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTrainer:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tampo.mini_model import mini_model_path
-from tampo.vllm_engine import VLLMEngine
+from tampo.inference.vllm_engine import VLLMEngine
+from tampo.tasks.mini_model import mini_model_path
 
 
 @pytest.fixture(scope="session")

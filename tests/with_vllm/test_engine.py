@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import load_params
-from tampo.engines import Engine
-from tampo.evaluate import evaluate, make_engine, problem_scores
-from tampo.tasks import format_prompt, make_problems
-from tampo.vllm_engine import VLLMEngine
+from tampo.inference.evaluate import evaluate, make_engine, problem_scores
+from tampo.inference.transformers_engine import Engine
+from tampo.inference.vllm_engine import VLLMEngine
+from tampo.tasks.mini import format_prompt, make_problems
 from tests.conftest import sampling_p_value
 
 PROMPTS = [format_prompt(problem.question) for problem in make_problems("chain_sum", 12, 0, "test")]

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from tampo.config import load_params
-from tampo.evaluate import evaluate, make_engine, problem_scores
-from tampo.tasks import format_prompt, make_problems
-from tampo.vllm_engine import VLLMEngine
+from tampo.inference.evaluate import evaluate, make_engine, problem_scores
+from tampo.inference.vllm_engine import VLLMEngine
+from tampo.tasks.mini import format_prompt, make_problems
 
 PROMPTS = [format_prompt(problem.question) for problem in make_problems("gcd", 12, 0, "test")]
 START, STOP = 240, 30  # seconds

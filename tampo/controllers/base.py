@@ -1,0 +1,164 @@
+"""What a temperature controller is: its parameters, what it is asked, and what it is shown.
+
+A controller is asked for a temperature once per generation batch. Afterwards it is shown, once, what came of that
+batch. It is a dataclass whose fields are its parameters, and this is their one declaration: `TAMPOConfig`, YAML files,
+the command line and what a run is known by all follow from the fields.
+"""
+
+import dataclasses
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperatures
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """One generation batch, over all processes, as a controller sees it.
+
+    Attributes:
+        temperatures: The K candidate temperatures, shape (K,).
+        log_likelihoods: Summed over tokens, under the policy that generated (Eq. 8), shape (N, K).
+        advantages: Shape (N,).
+        lengths: Tokens of each rollout, shape (N,).
+        reward: Mean over rollouts; NaN if none could be graded.
+        entropy: Mean per token, in nats, of the distribution that was sampled from, so after temperature scaling.
+    """
+
+    temperatures: NDArray[np.float64]
+    log_likelihoods: NDArray[np.float64]
+    advantages: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    reward: float = math.nan
+    entropy: float = math.nan
+
+    @property
+    def optimal_temperatures(self) -> NDArray[np.float64]:
+        """T* of each rollout, the candidate under which it is most likely (Eq. 7), shape (N,)."""
+        return self.temperatures[self.log_likelihoods.argmax(axis=1)]
+
+    def statistics(self) -> dict[str, float]:
+        """Mean, standard deviation and number of T* over rollouts of positive and of negative advantage.
+
+        The data of Figure 4; a sign without rollouts is left out.
+        """
+        result = {}
+        for sign, chosen in (("positive", self.advantages > 0), ("negative", self.advantages < 0)):
+            if chosen.any():
+                best = self.optimal_temperatures[chosen]
+                result[f"optimal_temperature/{sign}_mean"] = float(best.mean())
+                result[f"optimal_temperature/{sign}_std"] = float(best.std())
+                result[f"optimal_temperature/{sign}_count"] = float(len(best))
+        return result
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What every controller may use of the training run that it belongs to.
+
+    Attributes:
+        temperatures: The K candidates; also the range of controllers that follow the entropy.
+        warmup_ratio: Share of the generation batches that sample at `warmup_temperature` (section 4.1: 0.1).
+        warmup_temperature: Sampling temperature of the warm-up (section 4.1: 1.0).
+        seed: Seed of the controller's own draws.
+        total_steps: Optimizer steps of the whole run.
+        total_batches: Generation batches of the whole run, the unit of the warm-up.
+        vocabulary_size: Tokens that can be drawn.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
+    """
+
+    temperatures: tuple[float, ...] = DEFAULT_TEMPERATURES
+    warmup_ratio: float = 0.1
+    warmup_temperature: float = 1.0
+    seed: int = 0
+    total_steps: int = 1
+    total_batches: int = 1
+    vocabulary_size: int = 32_000
+
+    def __post_init__(self) -> None:
+        candidates = tuple(check_temperatures("temperature_candidates", self.temperatures).tolist())
+        object.__setattr__(self, "temperatures", candidates)
+        check_fraction("meta_warmup_ratio", self.warmup_ratio)
+        check_temperatures("meta_warmup_temperature", [self.warmup_temperature])
+
+    @property
+    def warmup_batches(self) -> int:
+        """Generation batches of the warm-up."""
+        return round(self.warmup_ratio * self.total_batches)
+
+
+@dataclass
+class TemperatureController(ABC):
+    """Sets the sampling temperature. All processes hold the same state, and so draw the same temperature.
+
+    A controller of one's own is a dataclass with fields (made by `parameter`), `temperature`, and a line in
+    `tampo.controllers.CONTROLLERS`. One that learns adds `update`, `state_dict` and `load_state_dict`.
+    """
+
+    uses_warmup: ClassVar[bool] = False
+    """Whether it reads the warm-up of `RunSettings`."""
+
+    def start(self, run: RunSettings) -> None:
+        """Prepare for a training run. Called once, before the first batch."""
+        self.run = run
+
+    @abstractmethod
+    def temperature(self, step: int) -> float:
+        """The temperature of the generation batch that starts at optimizer step `step` (from 0). One call a batch."""
+
+    def update(self, batch: RolloutBatch) -> None:
+        """Learn from that batch. A schedule has nothing to learn."""
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars to log at every step, beside the temperature itself."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that a resumed run needs, as JSON types."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises ValueError where it does not fit."""
+
+    @classmethod
+    def parameters(cls) -> dict[str, dataclasses.Field[Any]]:
+        """The controller's parameters, by name: the fields of its dataclass."""
+        return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def parameter(default: Any, help: str) -> Any:
+    """A field of a controller: its default and its meaning."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def help_of(controller: type[TemperatureController], name: str) -> str:
+    """The meaning of a controller's parameter."""
+    return controller.parameters()[name].metadata["help"]
+
+
+def default_of(controller: type[TemperatureController], name: str) -> Any:
+    """The default of a controller's parameter."""
+    return controller.parameters()[name].default
+
+
+def check_positive(name: str, value: float, or_zero: bool = False) -> float:
+    """`value` if it is a finite number above 0 (or 0, where that is allowed), or a ValueError that names `name`."""
+    if not isinstance(value, Real) or not (0 < value <= sys.float_info.max or (or_zero and value == 0)):
+        raise ValueError(f"{name} must be a {'number of 0 or more' if or_zero else 'positive number'}, got {value!r}.")
+    return float(value)
+
+
+def resolved(controller: TemperatureController) -> Mapping[str, Any]:
+    """The values of a controller's parameters, as JSON types."""
+    values = {name: getattr(controller, name) for name in controller.parameters()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

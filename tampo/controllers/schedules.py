@@ -1,0 +1,63 @@
+"""Temperatures that the step alone decides: fixed, a straight line, half a cosine, stages."""
+
+import math
+from dataclasses import dataclass
+
+from tampo.controllers.base import TemperatureController, parameter
+from tampo.meta_policy import check_temperatures
+
+
+@dataclass
+class Fixed(TemperatureController):
+    """The same temperature at every step (the baselines of Table 1)."""
+
+    value: float = parameter(1.0, "Sampling temperature of the fixed controller.")
+
+    def __post_init__(self) -> None:
+        self.value = float(check_temperatures("temperature", [self.value])[0])
+
+    def temperature(self, step: int) -> float:
+        return self.value
+
+
+@dataclass
+class Linear(TemperatureController):
+    """From `start_temperature` at the first step to `end_temperature` at the last, in a straight line (Table 1)."""
+
+    start_temperature: float = parameter(0.9, "First temperature.")
+    end_temperature: float = parameter(1.5, "Last temperature.")
+
+    def __post_init__(self) -> None:
+        self.start_temperature = float(check_temperatures("start_temperature", [self.start_temperature])[0])
+        self.end_temperature = float(check_temperatures("end_temperature", [self.end_temperature])[0])
+
+    def temperature(self, step: int) -> float:
+        return self.start_temperature + (self.end_temperature - self.start_temperature) * self._progress(step)
+
+    def _progress(self, step: int) -> float:
+        return min(step / max(self.run.total_steps - 1, 1), 1.0)
+
+
+@dataclass
+class Cosine(Linear):
+    """From the first to the last temperature along half a cosine, slow at both ends (as SGDR, Loshchilov & Hutter)."""
+
+    def _progress(self, step: int) -> float:
+        return (1 - math.cos(math.pi * super()._progress(step))) / 2
+
+
+@dataclass
+class Staged(TemperatureController):
+    """Constant in stages of equal length, as in Polaris (An et al. 2025), which sets a higher one in each stage."""
+
+    stages: tuple[float, ...] = parameter((0.9, 1.2, 1.5), "Temperatures, each for an equal share of the steps.")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stages, list | tuple) or not self.stages:
+            raise ValueError(f"stages must be a list of at least one temperature, got {self.stages!r}.")
+        # One by one, since a temperature may come twice.
+        self.stages = tuple(float(check_temperatures("stages", [stage])[0]) for stage in self.stages)
+
+    def temperature(self, step: int) -> float:
+        stage = step * len(self.stages) // max(self.run.total_steps, 1)
+        return self.stages[min(stage, len(self.stages) - 1)]

@@ -1,0 +1,1 @@
+"""Explore: stored and running training runs in a notebook."""

@@ -1,0 +1,210 @@
+"""Figures of the notebook explore: meta-policy and curves along training, likelihoods of the rollouts of a step.
+
+Drawing only; `tampo.explore.histories` has the numbers. A figure is made without pyplot's knowledge (closed at
+once), since it is shown again and again with another step marked.
+"""
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import cycle, islice
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from tampo.explore.histories import Snapshot, meta_policy_probabilities
+from tampo.paper.figures import style
+
+SMOOTHED = 10  # steps; what a single step had is thin behind it
+CURVES = {
+    "temperature": "sampling temperature T",
+    "reward": "reward, mean of the step",
+    "entropy": "entropy, nats a token",
+    "optimal_temperature/positive_mean": "mean T* where A > 0",
+    "optimal_temperature/negative_mean": "mean T* where A < 0",
+}
+_LINES = ("-", "--", "-.", ":")
+_PALETTE = sns.color_palette("colorblind")
+# Colour and line style: each alone tells them apart.
+_SIGNS = {1: ("A > 0", _PALETTE[0], "-"), -1: ("A < 0", _PALETTE[1], "--"), 0: ("A = 0", (0.4, 0.4, 0.4), "-.")}
+_DRAWN: dict[str, Any] = {"color": "#d55e00", "marker": "o", "linestyle": "", "mec": "white", "mew": 0.4} | {
+    "label": "T that the step sampled at"
+}
+_ALONG_STEPS = "along steps"  # mark of the axes that `mark_step` draws on
+_MARKER = "step marker"
+
+
+def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
+    """Heat maps of the meta-policies, with the temperature that each step sampled at; without one, that alone.
+
+    Args:
+        logs: `History.metrics` of each training, by its label. Those without a meta-policy share a panel.
+    """
+    maps = {label: table for label, log in logs.items() if len(table := meta_policy_probabilities(log))}
+    others = {label: log for label, log in logs.items() if label not in maps}
+    panels = len(maps) + bool(others)
+    columns = min(panels, 2)
+    rows, looks = -(-panels // columns), dict(zip(logs, _looks(len(logs)), strict=True))
+    highest = max((table.to_numpy().max() for table in maps.values()), default=1.0)
+    first, last = min(log["step"].min() for log in logs.values()), max(log["step"].max() for log in logs.values())
+    with style():
+        size = (4.8 * columns, 0.6 + 0.1 * len(others) + 2.9 * rows)
+        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+        plt.close(figure)  # a notebook would show it a second time
+        handles = []
+        for axes, (label, table) in zip(grid.flat, maps.items(), strict=False):
+            edges = (_edges(table.columns.to_numpy()), _edges(table.index.to_numpy()))
+            mesh = axes.pcolormesh(*edges, table, cmap="Blues", vmin=0, vmax=highest, rasterized=True)
+            dots = float(np.clip(300 / table.shape[1], 4, 9))
+            handles = axes.plot(logs[label]["step"], logs[label]["temperature"], ms=dots, **_DRAWN)
+            axes.set_title(label, pad=16)
+        if maps:
+            figure.colorbar(mesh, ax=list(grid.flat[: len(maps)]), label="probability after the step", pad=0.02)
+        for label, log in others.items():
+            axes = grid.flat[len(maps)]
+            handles = handles + axes.plot(log["step"], log["temperature"], label=label, **looks[label])
+            axes.set_title("without a meta-policy", pad=16)
+        for axes in grid.flat[:panels]:
+            _along_steps(axes, "temperature")
+            axes.set_xlim(first - 0.5, last + 0.5)
+            axes.tick_params(labelleft=True)
+        for axes in grid.flat[panels:]:
+            axes.axis("off")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def curves_figure(logs: Mapping[str, pd.DataFrame], window: int = SMOOTHED) -> Figure:
+    """Temperature, reward, entropy and mean T* of good and of bad rollouts along training, runs over each other.
+
+    Args:
+        logs: `History.metrics` of each training, by its label.
+        window: Steps that the thick lines are means of; thin ones are single steps.
+    """
+    looks = dict(zip(logs, _looks(len(logs)), strict=True))
+    with style():
+        figure, grid = plt.subplots(2, 3, figsize=(9.6, 5.2), layout="constrained")
+        plt.close(figure)
+        *panels, place = grid.flat
+        for axes, (name, words) in zip(panels, CURVES.items(), strict=True):
+            for label, log in logs.items():
+                if name in log:
+                    smooth = log[name].rolling(window, min_periods=1).mean()
+                    axes.plot(log["step"], log[name], color=looks[label]["color"], linewidth=0.6, alpha=0.35)
+                    axes.plot(log["step"], smooth, **looks[label])
+            _along_steps(axes, words)
+        panels[3].sharey(panels[4])  # the two T* are there to be compared
+        place.axis("off")
+        handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+        title = f"thick: mean of {window} steps"
+        place.legend(handles=handles, loc="center", frameon=False, title=title, handlelength=3)
+    return figure
+
+
+def mark_step(figure: Figure, step: int) -> Figure:
+    """The same figure with `step` marked in every panel along steps, and no other: a mark is moved, not drawn again."""
+    for axes in figure.axes:
+        if axes.get_gid() == _ALONG_STEPS:
+            for artist in [*axes.lines, *axes.texts]:
+                if artist.get_gid() == _MARKER:
+                    artist.remove()
+            axes.axvline(step, color="0.25", linewidth=1, linestyle=(0, (2, 2)), gid=_MARKER)
+            place = axes.get_xaxis_transform()
+            axes.text(step, 1.01, f"step {step}", transform=place, ha="center", fontsize="small", gid=_MARKER)
+    return figure
+
+
+def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
+    """Likelihood curves (Eq. 8) of one rollout, and of its whole group, each less its maximum; T* is a star.
+
+    Args:
+        snapshot: A training at a step.
+        problem: One of its problems.
+        rollout: The number of one of the problem's rollouts, from 1.
+
+    Raises:
+        ValueError: There is no such rollout, or its likelihoods or their temperatures are not known.
+    """
+    group = snapshot.group(problem)
+    if rollout not in group.index or "log_likelihoods" not in group:
+        raise ValueError("There is no such rollout with likelihoods.")
+    curves, temperatures = _likelihoods(group), np.array(snapshot.candidates)  # (G, K), (K,)
+    if curves.shape[1] != len(temperatures):
+        raise ValueError("The candidate temperatures of this training are not known.")
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
+        plt.close(figure)
+        for number, curve, advantage in zip(group.index, curves, group["advantage"], strict=True):
+            _, colour, line = _SIGNS[int(np.sign(advantage))]
+            chosen = number == rollout
+            look = {"color": colour, "linestyle": line, "linewidth": 2.2 if chosen else 0.9}
+            _draw_likelihood(right, temperatures, curve - curve.max(), look | {"alpha": 1 if chosen else 0.6})
+            if chosen:
+                _draw_likelihood(left, temperatures, curve, look)
+        left.set(
+            xlabel="temperature", ylabel="log-likelihood, nats (Eq. 8)", title=f"{snapshot.label}: rollout {rollout}"
+        )
+        right.set(xlabel="temperature", ylabel="less its maximum, nats", title=f"all its {len(group)} rollouts")
+        for axes in (left, right):
+            if snapshot.temperature is not None:
+                axes.axvline(snapshot.temperature, color="0.6", linewidth=1, linestyle=":")
+            sns.despine(ax=axes)
+        signs = [_SIGNS[int(sign)] for sign in sorted(set(np.sign(group["advantage"])), reverse=True)]
+        handles = [Line2D([], [], label=name, color=colour, ls=line) for name, colour, line in signs]
+        handles += [Line2D([], [], color="0.3", linestyle="", marker="*", ms=9, label="T*")]
+        if snapshot.temperature is not None:
+            handles += [Line2D([], [], color="0.6", linestyle=":", label=f"sampled at T = {snapshot.temperature:.3g}")]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG. Its panels stay where this first drawing puts them, so that the next one is quick."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def _likelihoods(group: pd.DataFrame) -> NDArray[np.float64]:
+    with suppress(TypeError, ValueError):  # some are missing, or of another length
+        curves = np.stack(group["log_likelihoods"].tolist()).astype(float)
+        if curves.ndim == 2:
+            return curves
+    raise ValueError("The likelihoods of this problem's rollouts are not there, or not yet.")
+
+
+def _draw_likelihood(axes: Axes, temperatures: NDArray[Any], curve: NDArray[Any], look: dict[str, Any]) -> None:
+    best = int(curve.argmax())  # of equals the lowest, as in Eq. 7
+    axes.plot(temperatures, curve, **look)
+    axes.plot(
+        temperatures[best], curve[best], "*", color=look["color"], ms=11 if look["linewidth"] > 2 else 7, zorder=3
+    )
+
+
+def _looks(number: int) -> list[dict[str, Any]]:
+    """Colours and line styles of runs; together they do not repeat."""
+    lines = [_LINES[i % len(_LINES)] for i in range(number)]
+    colours = islice(cycle(_PALETTE), number)
+    return [{"color": colour, "linestyle": line, "linewidth": 1.6} for colour, line in zip(colours, lines, strict=True)]
+
+
+def _along_steps(axes: Axes, words: str) -> None:
+    axes.set(xlabel="training step", ylabel=words)
+    axes.set_gid(_ALONG_STEPS)
+    sns.despine(ax=axes)
+
+
+def _edges(centres: NDArray[Any]) -> NDArray[Any]:
+    """The bounds of cells around `centres`, (N + 1,): half-way between neighbours."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])

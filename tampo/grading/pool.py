@@ -1,0 +1,246 @@
+r"""Grades a completion's final answer against the gold answer: math-verify in worker processes.
+
+Some completions make sympy hang or use all memory, and math-verify's own timeouts are signals that only work in a
+main thread. So a worker process with a memory cap grades each answer, and a kernel timer kills the worker at the
+deadline, even inside C code. A worker runs `python -m tampo.grading.pool`: it imports neither torch nor the caller's
+`__main__`, so grading works from threads, notebooks and scripts without a `__main__` guard. POSIX systems only.
+
+`tampo.grading.answers` has the rules for comparing two answers.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from tampo.grading.answers import Status, judge
+
+_START_SECONDS = 120.0  # to import sympy on a busy machine
+_GRACE_SECONDS = 5.0  # after the deadline, before a worker is killed that its own timer did not end (a stopped process)
+_ANSWERS_PER_WORKER = 5_000  # then a new worker starts: the parser's caches only grow
+_ANSWER_LENGTH = 1_000  # characters of an answer kept in a verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The grade of one completion.
+
+    Attributes:
+        correct: True only with the status "correct".
+        status: "correct", "wrong", "unparseable" (no answer was found, or it is not mathematics), "gold_unparseable"
+            (the gold answer is not mathematics) or "timeout" (the answer exceeded the deadline or the memory cap, or
+            its workers died).
+        answer: The answer found in the completion, at most 1,000 characters; None if none was found or on timeout.
+    """
+
+    correct: bool
+    status: Status
+    answer: str | None
+
+
+def grade_math(
+    completions: Sequence[str],
+    golds: Sequence[str],
+    tolerances: Sequence[float | None] | None = None,
+    pool: "GradingPool | None" = None,
+) -> list[Verdict]:
+    r"""Grade each completion against its gold answer.
+
+    The answer is the content of the last non-empty `\boxed{}` (of several, if they are joined as in "\boxed{1} and
+    \boxed{2}"), otherwise what math-verify finds in the last 2,000 characters.
+
+    Args:
+        completions: Texts of the model.
+        golds: The correct answers in LaTeX or plain text, with or without `$...$` or `\boxed{}`.
+        tolerances: For each gold answer that is a single number, its absolute tolerance (OlympiadBench's `error`) or
+            None.
+        pool: The workers. By default, one pool per process with a deadline of 5 s.
+
+    Returns:
+        One verdict per completion, in the same order.
+
+    Raises:
+        ValueError: The sequences differ in length.
+        RuntimeError: No worker can be started (for example, math-verify is not installed) or the pool is closed.
+    """
+    return (pool or _default_pool(os.getpid())).grade(completions, golds, tolerances)
+
+
+# pebble 5.2.3 has such a pool, but its workers share one locked pipe: a worker killed at the wrong moment (as by the
+# out-of-memory killer) keeps the lock or breaks the whole pool. Of 46 SIGKILLs at random moments, 19 broke its pool and
+# 6 stalled a batch for over two minutes; of 40, none delayed this pool. Both grade about 400 real completions a second
+# on two busy cores. Without loky's process context, pebble also imports the caller's `__main__`.
+class GradingPool:
+    """Worker processes that grade answers. They start when first needed and end at `close`, `with` or exit.
+
+    Several threads may use one pool. A forked process needs its own pool.
+
+    Args:
+        workers: Number of processes; by default one per available core, at most 8.
+        deadline: Seconds per answer.
+        memory: Address space of a worker in bytes.
+    """
+
+    def __init__(self, workers: int | None = None, deadline: float = 5.0, memory: int = 2**30) -> None:
+        if workers is None:
+            workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        if workers < 1 or deadline <= 0:
+            raise ValueError(f"workers and deadline must be positive, got {workers} and {deadline}")
+        self._deadline, self._memory = deadline, memory
+        self._live: set[_Worker] = set()
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # LIFO: start as few workers as possible
+        for _ in range(workers):
+            self._idle.put(None)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
+        self._finalizer = weakref.finalize(self, _end, self._threads, self._live, os.getpid())
+
+    def grade(
+        self, completions: Sequence[str], golds: Sequence[str], tolerances: Sequence[float | None] | None = None
+    ) -> list[Verdict]:
+        """Same as `grade_math`, with the workers of this pool."""
+        if tolerances is None:
+            tolerances = [None] * len(golds)
+        if not len(completions) == len(golds) == len(tolerances):
+            raise ValueError(f"got {len(completions)} completions, {len(golds)} golds, {len(tolerances)} tolerances")
+        return list(self._threads.map(self._grade_one, completions, golds, tolerances))
+
+    def close(self) -> None:
+        """End the workers. A closed pool raises RuntimeError when used."""
+        self._finalizer()
+
+    def __enter__(self) -> "GradingPool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _grade_one(self, completion: str, gold: str, tolerance: float | None) -> Verdict:
+        worker = self._idle.get()
+        try:
+            # If the worker dies of something other than the deadline (earlier answers filled its memory, or it was
+            # killed), another worker tries again in the remaining time.
+            seconds = self._deadline
+            while seconds > 0.1:
+                if worker is None or not worker.is_usable():
+                    self._discard(worker)
+                    worker = None
+                    worker = self._start_worker()
+                start = time.monotonic()
+                reply = worker.ask([seconds, completion, gold, tolerance], seconds + _GRACE_SECONDS)
+                if reply is not None:
+                    return Verdict(reply[0] == "correct", reply[0], reply[1])
+                self._discard(worker)
+                if worker.process.returncode == -signal.SIGALRM or worker.answered == 1:
+                    break
+                seconds -= time.monotonic() - start
+            return Verdict(False, "timeout", None)
+        finally:
+            self._idle.put(worker)
+
+    def _start_worker(self) -> "_Worker":
+        worker = _Worker(self._memory)
+        self._live.add(worker)
+        if not self._finalizer.alive:
+            self._discard(worker)
+            raise RuntimeError("The grading pool is closed.")
+        return worker
+
+    def _discard(self, worker: "_Worker | None") -> None:
+        if worker is not None:
+            worker.end()
+            self._live.discard(worker)
+
+
+@cache
+def _default_pool(process: int) -> GradingPool:
+    """One pool per process id, because a forked process must not use its parent's workers."""
+    del process
+    return GradingPool()
+
+
+def _end(threads: ThreadPoolExecutor, workers: "set[_Worker]", owner: int) -> None:
+    if os.getpid() == owner:  # not in a forked process
+        threads.shutdown(wait=False, cancel_futures=True)
+        for worker in list(workers):
+            worker.end()
+
+
+class _Worker:
+    """One worker process and the connection to it."""
+
+    def __init__(self, memory: int) -> None:
+        self._connection, remote = Pipe()
+        with remote:
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # a notebook may have changed it
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tampo.grading.pool", str(remote.fileno()), str(memory)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[remote.fileno()],
+                env=os.environ | {"PYTHONPATH": path},
+            )
+        self.answered = 0
+        greeting = self._receive(_START_SECONDS)
+        if greeting != "ready":
+            self.end()
+            raise RuntimeError(f"A grading worker did not start: {greeting or 'it exited at once'}")
+
+    def is_usable(self) -> bool:
+        return self.process.poll() is None and self.answered < _ANSWERS_PER_WORKER
+
+    def ask(self, question: list[Any], seconds: float) -> list[Any] | None:
+        """The reply (status, answer), or None if the worker died or did not reply within `seconds`."""
+        self.answered += 1
+        try:
+            self._connection.send(question)
+        except OSError:
+            return None
+        return self._receive(seconds)
+
+    def _receive(self, seconds: float) -> Any:
+        try:
+            return self._connection.recv() if self._connection.poll(seconds) else None
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def _serve(connection: Connection, memory: int) -> None:
+    """Answer questions until the parent process closes the connection; SIGALRM ends this process at the deadline."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    logging.disable()
+    try:
+        import math_verify  # noqa: F401
+    except ImportError as error:
+        connection.send(f"{error} (pip install math-verify)")
+        return
+    connection.send("ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            # The default action of SIGALRM ends the process, whatever it is doing and whether or not the parent lives.
+            seconds, *question = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            status, answer = judge(*question)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send([status, answer and answer[:_ANSWER_LENGTH]])
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

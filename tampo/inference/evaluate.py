@@ -1,0 +1,149 @@
+"""Evaluation: samples of a model on benchmarks, judged and kept one by one, and the scores that follow from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tampo.config import ConfigError, EvaluationConfig
+from tampo.files import atomic_path
+from tampo.inference.transformers_engine import Engine, TransformersEngine, derive_seed
+from tampo.stats import pass_at_k
+from tampo.tasks.mini import Problem
+from tampo.tasks.prompts import render
+from tampo.tasks.published import Loaded
+from tampo.tasks.suites import get_suite
+
+
+def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
+    """The engine called `name`, sampling from `model` at most `batch` completions at a time.
+
+    Args:
+        name: "transformers", "vllm" (in this process) or "vllm-server" (a server that is running).
+        model: A folder or a Hugging Face id.
+        batch: Completions generated at a time.
+        options: Further arguments of the engine's class: `device` for transformers, `server` for vllm-server,
+            vLLM's own for vllm.
+
+    Raises:
+        ValueError: There is no such engine.
+    """
+    if name == "transformers":
+        return TransformersEngine(model, batch, **options)
+    if name not in ("vllm", "vllm-server"):
+        raise ValueError(f"Unknown engine {name!r}; known are transformers, vllm, vllm-server.")
+    from tampo.inference.vllm_engine import VLLMEngine, VLLMServerEngine
+
+    return (VLLMEngine if name == "vllm" else VLLMServerEngine)(model, batch, **options)
+
+
+def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
+    """The problems of an evaluation by benchmark: all of the suite where `benchmarks` names none.
+
+    Raises:
+        ConfigError: A benchmark that the suite does not have.
+        DataError: A published set that is missing or changed.
+    """
+    suite = get_suite(config.suite)
+    for name in config.benchmarks:
+        if name not in suite.benchmarks:
+            raise ConfigError(f"Unknown benchmark {name!r} in benchmarks; known are {', '.join(suite.benchmarks)}.")
+    return {
+        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revision)
+        for name in config.benchmarks or suite.benchmarks
+    }
+
+
+def evaluate(
+    engine: Engine,
+    config: EvaluationConfig,
+    benchmarks: dict[str, Loaded] | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    parts: Path | None = None,
+) -> pd.DataFrame:
+    """Sample and judge every benchmark, each in one call of the engine.
+
+    Args:
+        engine: The model.
+        config: Benchmarks, problems, samples, temperature and seed.
+        benchmarks: From `load_benchmarks`, where they are at hand.
+        progress: Called before each benchmark with how many are done.
+        parts: Folder in which the samples of each benchmark are kept when it is done, and found when the same
+            evaluation was interrupted; by default they are kept nowhere.
+
+    Returns:
+        One row a sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
+        where none was found), status (`tampo.grading.pool.Verdict`) and correct.
+    """
+    samples = []
+    benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
+    for done, (name, loaded) in enumerate(benchmarks.items()):
+        progress({"benchmark": done, "benchmarks": len(benchmarks)})
+        part = parts / f"{name}.parquet" if parts else None
+        if part and part.is_file():
+            samples.append(pd.read_parquet(part))
+            continue
+        samples.append(_evaluate_benchmark(engine, config, name, loaded.problems))
+        if part:
+            with atomic_path(part) as temporary:
+                samples[-1].to_parquet(temporary)
+    return pd.concat(samples, ignore_index=True)
+
+
+def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:
+    suite = get_suite(config.suite)
+    prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in problems]
+    # Benchmarks must not share their random numbers.
+    seed = derive_seed(config.eval_seed, name)
+    sampled = engine.generate(
+        prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
+    )
+    flat = [
+        (problem, prompt, sample, completion)
+        for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
+        for sample, completion in enumerate(completions)
+    ]
+    verdicts = suite.judge([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
+    return pd.DataFrame(
+        {
+            "benchmark": name,
+            "problem_id": problem.id,
+            "sample": sample,
+            "prompt": prompt,
+            "gold": problem.answer,
+            "completion": completion.text,
+            "tokens": completion.tokens,
+            "truncated": completion.truncated,
+            "answer": verdict.answer,
+            "status": verdict.status,
+            "correct": verdict.correct,
+        }
+        for (problem, prompt, sample, completion), verdict in zip(flat, verdicts, strict=True)
+    )
+
+
+def problem_scores(samples: pd.DataFrame) -> pd.DataFrame:
+    """Scores of each problem, in percent, from the rows that `evaluate` returns.
+
+    Returns:
+        One row a problem: benchmark, problem_id, and, for n samples a problem,
+        `pass@1`: whether the first sample is right (what the paper publishes: its values are multiples of 1 / n);
+        `avg@n`: the share of the samples that are right, which has the same mean and less noise;
+        `pass@n`: the chance that one of n is right (unbiased estimator).
+
+    Raises:
+        ValueError: Problems differ in their number of samples.
+    """
+    ordered = samples.sort_values("sample", kind="stable")
+    grouped = ordered.groupby(["benchmark", "problem_id"], sort=False)["correct"]
+    counts = grouped.agg(["first", "sum", "count"]).reset_index()
+    n = int(counts["count"].iloc[0])
+    if (counts["count"] != n).any():
+        raise ValueError(f"Problems differ in their number of samples: {sorted(counts['count'].unique().tolist())}.")
+    scores = counts[["benchmark", "problem_id"]].copy()
+    scores["pass@1"] = counts["first"].astype(float) * 100
+    if n > 1:
+        scores[f"avg@{n}"] = counts["sum"] / n * 100
+        scores[f"pass@{n}"] = pass_at_k(n, counts["sum"].to_numpy(), n) * 100
+    return scores

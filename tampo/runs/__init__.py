@@ -1,0 +1,1 @@
+"""Runs: training runs and evaluations that are made once, kept, resumed, and made side by side."""

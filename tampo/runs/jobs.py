@@ -1,0 +1,240 @@
+"""Jobs: models to train and evaluate, several at a time, on this machine or on Slurm.
+
+One loop (`follow`) runs them all. A backend starts jobs: `tampo.runs.workers` on this machine, `tampo.runs.slurm` on
+a cluster. The store's locks and checkpoints ensure that each run is made once and resumes where it was interrupted. The
+store also decides whether a job is done; a backend only knows that an attempt has ended.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.runs.interrupts import Interrupted, stop_on_signals
+from tampo.runs.pipeline import evaluation_identity, training_identity
+from tampo.runs.slurm import Slurm, SlurmJob
+from tampo.runs.store import PROGRESS, Record, RunStore
+from tampo.runs.workers import RunFailed, Task, Worker, Workers
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to evaluate, after training it if `training` is given. `label` names it in progress lines."""
+
+    label: str
+    evaluation: EvaluationConfig
+    training: TrainingConfig | None = None
+    model: str = "mini"
+
+    def folder(self, store: RunStore) -> Path:
+        """Where the job's evaluation is, or will be."""
+        return store.folder("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
+
+    def find(self, store: RunStore) -> tuple[Record | None, Record] | None:
+        """(training, evaluation) if both are finished, else None. A base model's training is None."""
+        training = None
+        if self.training is not None:
+            training = store.load("training", training_identity(self.training))
+            if training is None:
+                return None
+        evaluation = store.load("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
+        return None if evaluation is None else (training, evaluation)
+
+    def progress(self, store: RunStore) -> str:
+        """How far a running job is, such as "step 3/100, reward 0.41, T 0.80"."""
+        if self.training is not None:
+            row = _read_json(store.folder("training", training_identity(self.training)) / PROGRESS)
+            if row:
+                reward, temperature = row.get("reward"), row.get("temperature")
+                detail = f", reward {reward:.2f}, T {temperature:.2f}" if reward is not None and temperature else ""
+                return f"step {row['step']}/{row['steps']}{detail}"
+        row = _read_json(self.folder(store) / PROGRESS)
+        return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
+
+    def order(self, store: RunStore, launch: Sequence[str] | None = None) -> str:
+        """The job as a JSON text, for a process that calls `carry_out`. `launch`: the command that trains, if any."""
+        order = {
+            "root": str(store.root),
+            "model": self.model,
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "launch": launch,
+        }
+        return json.dumps(order)
+
+
+@dataclass
+class Run:
+    """A job and its state.
+
+    Attributes:
+        job: What to make.
+        launch: The command that trains, if not the worker itself does.
+        state: "found" (made before), "waiting", "running", "done" or "failed".
+        attempts: How often it was submitted.
+        attempt: What the backend gave for the attempt that is waiting or running.
+        records: Its training and evaluation, once they are finished.
+        log: Of the last attempt that failed.
+        error: Why that attempt failed.
+    """
+
+    job: Job
+    launch: list[str] | None = None
+    state: Literal["found", "waiting", "running", "done", "failed"] = "waiting"
+    attempts: int = 0
+    attempt: Worker | SlurmJob | None = None
+    records: tuple[Record | None, Record] | None = None
+    log: Path = Path()
+    error: str | None = None
+
+    def look_up(self, store: RunStore) -> None:
+        """Find the records that exist."""
+        self.records = self.job.find(store)
+        self.state = "found" if self.records else "waiting"
+
+    def failure(self) -> str:
+        """What to tell the user about a failed run."""
+        return f"{self.job.label} failed ({self.error}); the end of {os.path.relpath(self.log)}:\n{_tail(self.log)}"
+
+
+def follow(
+    runs: Sequence[Run],
+    store: RunStore,
+    backend: Workers | Slurm,
+    report: Callable[[list[Run]], None],
+    attempts: int = 1,
+) -> None:
+    """Submit the runs that wait, and return when all are done or failed.
+
+    Args:
+        runs: The runs, after `Run.look_up`; their states are kept up to date.
+        store: Where their records are made.
+        backend: Where jobs run; it is stopped in the end.
+        report: Called several times a second with the runs whose attempt has just ended. What it raises stops all.
+        attempts: How often a run that fails is submitted.
+
+    Raises:
+        Interrupted: By Ctrl-C or SIGTERM.
+    """
+    with stop_on_signals(backend.notice) as stop:
+        try:
+            for run in runs:
+                if run.state == "waiting" and (left := backend.find(run.job.folder(store).name)):
+                    run.attempt, run.attempts = left
+            while True:
+                ended = [run for run in runs if update(run, store, attempts)]
+                submit(runs, store, backend)
+                report(ended)
+                if not any(run.state in ("waiting", "running") for run in runs):
+                    return
+                if stop:
+                    raise Interrupted(backend.stopped)
+                time.sleep(0.2)
+        finally:
+            backend.stop()
+
+
+def update(run: Run, store: RunStore, attempts: int) -> bool:
+    """Bring a run's state up to date; returns whether its attempt has just ended."""
+    if run.attempt is None:
+        return False
+    state = run.attempt.state()
+    if state != "ended":
+        run.state = state
+        return False
+    run.records = run.job.find(store)
+    if run.records is None:
+        run.log, run.error = run.attempt.log, run.attempt.error() or "it ended without its records"
+    run.state = "done" if run.records else "waiting" if run.attempts < attempts else "failed"
+    run.attempt = None
+    return True
+
+
+def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> None:
+    """Submit the runs that wait for it, as far as there is room."""
+    waiting = [run for run in runs if run.state == "waiting" and run.attempt is None]
+    tasks = (Task(r.job.folder(store).name, r.job.order(store, r.launch), r.attempts + 1) for r in waiting)
+    submitted: Sequence[Worker | SlurmJob] = backend.submit(tasks)
+    for run, attempt in zip(waiting, submitted, strict=False):
+        run.attempt, run.attempts = attempt, run.attempts + 1
+        if attempt.state() == "running":
+            run.state = "running"
+
+
+def say_now(line: str) -> None:
+    """Print a line at once, so that a notebook and papermill's log show progress while it is made."""
+    print(line, flush=True)
+
+
+def run_jobs(
+    store: RunStore,
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    say: Callable[[str], None] = say_now,
+    every: float = 20.0,
+) -> list[tuple[Record | None, Record]]:
+    """The records of all jobs, in order; missing ones are made on this machine, several at a time.
+
+    Args:
+        store: Where records are kept.
+        jobs: What to make.
+        workers: Jobs at a time, each in a process with one thread; default: one per available core.
+        say: Receives progress lines.
+        every: Seconds between two progress lines.
+
+    Raises:
+        RunFailed: A job failed. Other jobs are stopped; what they did is kept, and the next call resumes it.
+        Interrupted: By Ctrl-C or SIGTERM; likewise.
+    """
+    # Jobs that ask for the same records are one.
+    runs = [Run(job) for job in {job.folder(store): job for job in jobs}.values()]
+    for run in runs:
+        run.look_up(store)
+    missing = [run for run in runs if run.state == "waiting"]
+    # Training runs first: an evaluation alone fits into whatever time is left at the end.
+    missing.sort(key=lambda run: run.job.training is None)
+    path = os.path.relpath(store.root)  # executed notebooks are shared: no absolute path
+    ending = f", making {len(missing)} in {path}." if missing else "."
+    say(f"{len(runs) - len(missing)} of {len(runs)} runs are there{ending}")
+    start = said = time.monotonic()
+
+    def report(ended: list[Run]) -> None:
+        nonlocal said
+        for run in ended:
+            if run.state == "failed":
+                raise RunFailed(run.failure())
+            done = sum(run.state == "done" for run in missing)
+            say(f"[{_clock(start)}] {run.job.label}: done ({done} of {len(missing)})")
+        running = [run.job for run in missing if run.state == "running"]
+        if running and time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"[{_clock(start)}] " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
+
+    if missing:
+        follow(missing, store, Workers(store.root, workers), report)
+    made = {run.job.folder(store): run.records for run in runs}
+    return [records for job in jobs if (records := made[job.folder(store)])]
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a job's log, which say why it failed; "(no log)" if there is none."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    except OSError:
+        return "(no log)"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _clock(start: float) -> str:
+    seconds = int(time.monotonic() - start)
+    return f"{seconds // 60:02d}:{seconds % 60:02d}"

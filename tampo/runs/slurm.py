@@ -1,0 +1,240 @@
+"""Jobs on a Slurm cluster, by submitit; and what a job of a sweep gets, there or on this machine.
+
+Jobs stay in the queue when the process that submitted them ends. A note of each job, beside its log in
+results/<scale>/runs/sweep, lets the next call find it there.
+
+submitit passes a job's work and its outcome as pickles in the same folder. What tampo puts there is a reference to
+`Work` and a JSON text; tampo itself reads no pickle.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from tampo.config import ConfigError
+from tampo.files import write_json
+from tampo.runs.interrupts import Interrupted
+from tampo.runs.workers import Task, carry_out, interrupt, worker_environment
+
+if TYPE_CHECKING:
+    import submitit
+    from submitit.helpers import DelayedSubmission
+
+_REQUEUES = 100  # after time limits; pre-emptions do not count
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where the jobs of a sweep run, and what each of them gets.
+
+    Attributes:
+        cluster: "local", "slurm", or "auto": Slurm where it is installed.
+        accelerate: Configuration of accelerate to train with, whose processes are the GPUs to ask for; None: one
+            process, one thread, and no GPU to ask for.
+        minutes: Time limit of a job on Slurm; one that reaches it is requeued, and resumes.
+        partition: Of Slurm.
+        slurm: Further options of sbatch by name; True for one without a value.
+    """
+
+    cluster: Literal["auto", "local", "slurm"] = "auto"
+    accelerate: Path | None = None
+    minutes: int = 24 * 60
+    partition: str | None = None
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)
+
+    def gpus(self) -> int:
+        """GPUs per job; 0 if accelerate's configuration says `use_cpu`.
+
+        Raises:
+            ConfigError: That file cannot be read, has no number of processes, or asks for several machines.
+        """
+        if self.accelerate is None:
+            return 0
+        try:
+            values = yaml.safe_load(self.accelerate.read_text(encoding="utf-8"))
+            processes, machines = values["num_processes"], values.get("num_machines", 1)
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"Cannot read num_processes in {self.accelerate}: {error!r}") from error
+        if not isinstance(processes, int) or processes < 1:
+            raise ConfigError(f"num_processes in {self.accelerate} must be a positive number, got {processes!r}.")
+        if machines != 1:
+            raise ConfigError(f"{self.accelerate} asks for {machines} machines; a job has one.")
+        return 0 if values.get("use_cpu") else processes
+
+    def launch(self, source: str, changes: Mapping[str, Any]) -> list[str] | None:
+        """The command that trains under accelerate; None if `accelerate` is.
+
+        Args:
+            source: A scale's name or a YAML file.
+            changes: Parameters that differ from it.
+        """
+        if self.accelerate is None:
+            return None
+        # Several jobs on one machine need a port each; 0 takes a free one.
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(self.accelerate)]
+        words += ["--main_process_port", "0", "-m", "tampo", "train", source]
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changes.items()}
+        return words + [f"--{name}={text}" for name, text in texts.items() if changes[name] is not None]
+
+    def use_slurm(self) -> bool:
+        """Whether jobs run on Slurm.
+
+        Raises:
+            ConfigError: They should, and there is no Slurm.
+        """
+        installed = shutil.which("srun") is not None
+        if self.cluster == "slurm" and not installed:
+            raise ConfigError("There is no Slurm here to submit to: srun is not found.")
+        return installed and self.cluster != "local"
+
+
+class Slurm:
+    """Jobs in Slurm's queue.
+
+    Args:
+        folder: The store's folder; logs and notes are in its subfolder sweep.
+        name: Of the jobs.
+        resources: What each job gets.
+        workers: Jobs at a time; default: as many as Slurm runs.
+
+    Raises:
+        ImportError: submitit is not installed.
+    """
+
+    notice = "Leaving."
+    stopped = "The jobs on Slurm continue; the same command finds them again."
+
+    def __init__(self, folder: Path, name: str, resources: Resources, workers: int | None = None) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ImportError('Jobs on Slurm need submitit: pip install "tampo[slurm]"') from error
+
+        minutes = resources.minutes
+        self._folder = _without_percent(folder / "sweep")
+        self._executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=_REQUEUES)
+        self._executor.update_parameters(
+            name=name,
+            nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=resources.gpus() or None,
+            stderr_to_stdout=True,
+            slurm_time=minutes,
+            slurm_signal_delay_s=min(minutes * 60 // 10, 600),  # for the current step, and its checkpoint
+            slurm_partition=resources.partition,
+            slurm_array_parallelism=workers,
+            slurm_additional_parameters={key.replace("-", "_"): value for key, value in resources.slurm.items()},
+        )
+
+    def find(self, name: str) -> tuple["SlurmJob", int] | None:
+        """The attempt that an earlier call left in the queue, and its number."""
+        import submitit
+
+        note = self._note(name)
+        try:
+            values = json.loads(note.read_text(encoding="utf-8"))
+            job, number = values["job"], values["attempts"]
+            if number not in range(1, 1000) or not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        handle: submitit.Job[None] = submitit.SlurmJob(self._folder, job)
+        if not handle.get_info() or handle.done():  # Slurm does not know it, or it has ended
+            return None
+        return SlurmJob(handle, note, handle.paths.stdout), number
+
+    def submit(self, tasks: Iterator[Task]) -> list["SlurmJob"]:
+        """Submit all tasks as one array of jobs.
+
+        Raises:
+            ConfigError: Slurm refuses them.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.helpers import environment_variables
+
+        new = list(tasks)
+        if not new:
+            return []
+        try:
+            with environment_variables(**worker_environment()):
+                handles = self._executor.map_array(Work(), [task.order for task in new])
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ConfigError(f"Slurm refused the jobs: {error}") from error
+        attempts = [SlurmJob(h, self._note(t.name), h.paths.stdout) for h, t in zip(handles, new, strict=True)]
+        for attempt, task in zip(attempts, new, strict=True):
+            write_json(attempt.note, {"job": attempt.handle.job_id, "attempts": task.attempt})
+        return attempts
+
+    def stop(self) -> None:
+        """Leave the jobs as they are."""
+
+    def _note(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+
+@dataclass
+class SlurmJob:
+    """A job in Slurm's queue, or running."""
+
+    handle: "submitit.Job[None]"
+    note: Path
+    log: Path
+
+    def state(self) -> Literal["waiting", "running", "ended"]:
+        if self.handle.done():
+            self.note.unlink(missing_ok=True)
+            return "ended"
+        return "running" if self.handle.state.upper() == "RUNNING" else "waiting"
+
+    def error(self) -> str:
+        return f"Slurm's state: {self.handle.state}"
+
+
+class Work:
+    """What submitit calls in a job, with a JSON text (`Job.order`).
+
+    SIGTERM stops it: a training run saves within a step. The signal by which submitit announces a pre-emption or the
+    time limit does the same, and then lets submitit requeue the job.
+    """
+
+    def __call__(self, order: str) -> None:
+        import submitit
+
+        preemption = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+        preempted = False
+
+        def preempt(number: int, frame: FrameType | None) -> None:
+            nonlocal preempted
+            preempted = True
+            signal.raise_signal(signal.SIGTERM)  # to `interrupt`, or to the handler of a training run
+
+        signal.signal(signal.SIGTERM, interrupt)  # submitit's own ignores it
+        requeue: Any = signal.signal(preemption, preempt)
+        try:
+            carry_out(order)
+        except Interrupted:
+            if preempted:
+                requeue(preemption, None)
+            raise
+
+    def checkpoint(self, order: str) -> "DelayedSubmission":
+        """What submitit requeues: the same work, which resumes from the training run's checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, order)
+
+
+def _without_percent(folder: Path) -> Path:
+    """The folder, or one in the home directory if its path has a %, which Slurm and submitit would expand."""
+    path = str(folder.absolute())
+    return Path.home() / ".cache/tampo" / hashlib.sha256(path.encode()).hexdigest()[:16] if "%" in path else folder

@@ -1,0 +1,154 @@
+"""A sweep: one job per controller and training seed, on this machine or on Slurm."""
+
+import difflib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tampo.config import ConfigError, load_params
+from tampo.controllers.registry import CONTROLLERS
+from tampo.files import atomic_path
+from tampo.inference.evaluate import problem_scores
+from tampo.runs.jobs import Job, Run, follow, say_now
+from tampo.runs.slurm import Resources, Slurm
+from tampo.runs.store import RunStore
+from tampo.runs.workers import Workers
+
+MAX_SEEDS = 1000
+ATTEMPTS = 2
+
+Runs = dict[tuple[str, int], Run]
+
+
+def parse_controllers(text: str) -> tuple[str, ...]:
+    """Names of controllers with commas between them; repeated ones count once.
+
+    Raises:
+        ConfigError: One that does not exist; the message has the nearest that does.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in CONTROLLERS:
+            near = difflib.get_close_matches(name, CONTROLLERS, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(CONTROLLERS)}."
+            raise ConfigError(f"Unknown controller {name[:50]!r} in --controllers. {hint}")
+    return names
+
+
+def sweep(
+    source: str,
+    controllers: Sequence[str] = tuple(CONTROLLERS),
+    seeds: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resources: Resources | None = None,
+    say: Callable[[str], None] = say_now,
+    every: float = 5.0,
+) -> pd.DataFrame:
+    """Train and evaluate each controller with each seed; existing records are reused.
+
+    A run that fails is tried once more; the others continue. Jobs that an earlier call left on Slurm are waited for.
+
+    Args:
+        source: A scale's name or a YAML file.
+        controllers: Names of `tampo.controllers.registry.CONTROLLERS`.
+        seeds: Training seeds; by default those of the parameters.
+        overrides: Parameters that differ from those of `source`. `workers` is the number of jobs at a time.
+        resources: Where jobs run and what each of them gets; by default `Resources()`.
+        say: Receives tables of states and the reports of failures.
+        every: Seconds between two tables at least; while no state changes, twelve times that.
+
+    Returns:
+        The content of results/<scale>/sweep.csv: one row per run with controller, seed, state ("found", "done" or
+        "failed"), attempts, the names of its records (training, evaluation), and its scores in percent, where each
+        benchmark has the same weight.
+
+    Raises:
+        ConfigError: A parameter or `resources` is refused, before anything is started, or Slurm refuses the jobs.
+        ImportError: Slurm is to be used, and submitit is not installed.
+        Interrupted: By Ctrl-C or SIGTERM. Jobs on this machine have saved and stopped; those on Slurm continue.
+    """
+    resources, changes = resources or Resources(), dict(overrides or {})
+    for name, option in (("temperature_controller", "--controllers"), ("seed", "--seeds")):
+        if name in changes:
+            raise ConfigError(f"A sweep sets the parameter {name!r} by {option}.")
+    params = load_params(source, changes)
+    store, runs = RunStore.of(params), Runs()
+    for controller in controllers:
+        for seed in seeds or params.seeds:
+            varied = {"temperature_controller": controller, "seed": seed}
+            job = Job(f"{controller}, seed {seed}", params.evaluation(), params.training(**varied), params.model)
+            runs[controller, seed] = Run(job, resources.launch(source, changes | varied))
+    if resources.use_slurm():
+        backend: Workers | Slurm = Slurm(store.root, f"tampo-{params.scale}", resources, params.workers)
+    else:
+        backend = Workers(store.root, params.workers, resources.gpus())
+    for run in runs.values():
+        run.look_up(store)
+    shown, said = None, float("-inf")
+
+    def report(ended: list[Run]) -> None:
+        nonlocal shown, said
+        for run in ended:
+            if run.state not in ("done", "failed"):
+                say(f"{run.job.label} failed, and is tried once more; see {os.path.relpath(run.log)}.")
+        states = [(run.state, run.attempts) for run in runs.values()]
+        if time.monotonic() - said >= (every if states != shown else 12 * every):
+            say(_states(runs, store))
+            shown, said = states, time.monotonic()
+
+    follow(list(runs.values()), store, backend, report, ATTEMPTS)
+    results = _results(runs)
+    path = store.root.parent / "sweep.csv"
+    with atomic_path(path) as temporary:
+        results.to_csv(temporary, index=False)
+    say(_states(runs, store))
+    for run in runs.values():
+        if run.state == "failed":
+            say(run.failure())
+    if len(scores := _scores(results)):
+        say(scores.to_string(index=False))
+    say(f"Runs: {os.path.relpath(path)}")
+    return results
+
+
+def _states(runs: Runs, store: RunStore) -> str:
+    rows = [
+        {
+            "controller": controller,
+            "seed": seed,
+            "state": run.state,
+            "attempt": run.attempts,
+            "progress": run.job.progress(store) if run.state == "running" else "",
+        }
+        for (controller, seed), run in runs.items()
+    ]
+    return pd.DataFrame(rows).to_string(index=False) + "\n"
+
+
+def _results(runs: Runs) -> pd.DataFrame:
+    rows = []
+    for (controller, seed), run in runs.items():
+        training, evaluation = run.records or (None, None)
+        row: dict[Any, Any] = {
+            "controller": controller,
+            "seed": seed,
+            "state": run.state,
+            "attempts": run.attempts,
+            "training": training and training.name,
+            "evaluation": evaluation and evaluation.name,
+        }
+        if evaluation is not None:
+            scores = problem_scores(evaluation.samples())
+            row |= scores.groupby("benchmark").mean(numeric_only=True).mean().to_dict()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _scores(results: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds of each controller, in percent."""
+    metrics = [name for name in results.columns if "@" in name]
+    done = results.dropna(subset=["evaluation"]).groupby("controller", sort=False)
+    return done[metrics].mean().round(1).assign(seeds=done.size()).reset_index()

@@ -1,0 +1,272 @@
+"""One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
+
+import importlib.util
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow
+import torch
+from datasets import Dataset
+from pyarrow import parquet
+from transformers import AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from tampo.config import ConfigError, TrainingConfig
+from tampo.files import atomic_path
+from tampo.inference.sampling import sample_completions
+from tampo.runs.checkpoints import last_whole_checkpoint, seal_checkpoint
+from tampo.runs.interrupts import Interrupted, StopRequest, stop_on_signals
+from tampo.runs.training_data import leave_out_long_prompts, load_training_data, model_folder, reward_functions
+from tampo.tasks.suites import get_suite
+from tampo.trainer.config import TAMPOConfig
+from tampo.trainer.trainer import NonFiniteLoss, TAMPOTrainer
+
+Progress = Callable[[dict[str, Any]], None]
+RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
+
+CHECKPOINT_STEPS = 20
+
+# What a rerun cannot reproduce: wall times. They are kept apart, so that metrics are equal to the bit.
+TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+
+def precision(wanted: str) -> tuple[str, bool, bool]:
+    """(dtype of the weights, bf16, fp16) for a `precision` parameter on this machine.
+
+    "auto" is fp32 on a CPU, bf16 on a GPU that has it, else fp16 (the paper's V100s). Mixed precision keeps
+    float32 weights.
+
+    Raises:
+        ConfigError: "fp16" on a CPU, or "bf16" on a GPU without it.
+    """
+    gpu = torch.cuda.is_available()
+    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        wanted = "bf16" if has_bf16 else "fp16" if gpu else "fp32"
+    if wanted == "fp16" and not gpu:
+        raise ConfigError("precision fp16 needs a GPU; on a CPU use auto, fp32 or bf16.")
+    if wanted == "bf16" and gpu and not has_bf16:
+        raise ConfigError("precision bf16 is not supported by this GPU; use auto or fp16.")
+    return "float32", wanted == "bf16", wanted == "fp16"
+
+
+def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> TAMPOConfig:
+    """The `TAMPOConfig` of a training in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
+
+    Raises:
+        ConfigError: The rollouts of a step do not go evenly on the processes, or the precision is not to be had.
+    """
+    dtype, bf16, fp16 = precision(config.precision)
+    rollouts, at_once = config.prompts_per_step * config.num_generations, config.per_device_train_batch_size * processes
+    if rollouts % at_once:
+        raise ConfigError(
+            f"{rollouts} rollouts a step do not go evenly on {processes} processes in micro-batches of "
+            f"{config.per_device_train_batch_size}: change per_device_train_batch_size or the number of processes."
+        )
+    return TAMPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=rollouts // at_once,
+        num_generations=config.num_generations,
+        max_completion_length=config.max_completion_length,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        beta=config.beta,
+        loss_type=config.loss_type,
+        temperature_controller=config.temperature_controller,
+        temperature_controller_kwargs=config.temperature_controller_kwargs,
+        temperature=config.temperature,
+        temperature_candidates=list(config.temperature_candidates),
+        meta_alpha=config.alpha,
+        meta_top_p=config.p,
+        meta_likelihood=config.likelihood,
+        meta_warmup_ratio=config.meta_warmup_ratio,
+        meta_warmup_temperature=config.meta_warmup_temperature,
+        scoring_batch_size=config.scoring_batch_size,
+        model_init_kwargs={"dtype": dtype},
+        use_cpu=not torch.cuda.is_available(),
+        bf16=bf16,
+        fp16=fp16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        use_vllm=config.rollout_engine != "transformers",
+        vllm_mode="server" if config.rollout_engine == "vllm-server" else "colocate",
+        vllm_server_base_url=config.vllm_server_base_url if config.rollout_engine == "vllm-server" else None,
+        vllm_gpu_memory_utilization=config.vllm_gpu_memory_utilization,
+        # A model's own limit may be longer than the cache of a shared GPU can hold.
+        vllm_max_model_length=config.max_prompt_length + config.max_completion_length,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=CHECKPOINT_STEPS,
+        save_total_limit=2,  # the older one is whole while the newer one is being written
+        report_to=list(config.report_to),
+        run_name=folder.parent.name,
+        project="tampo",
+        log_completions=True,
+        num_completions_to_print=0,
+        disable_tqdm=True,
+    )
+
+
+def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+    """TRL's `rollout_func` for the engine "transformers": `tampo.inference.sampling`, from torch's generator."""
+    prompt_ids = trainer._tokenize_prompts(prompts)[0]
+    args = cast(GRPOConfig, trainer.args)
+    gather, limit = args.ds3_gather_for_generation, cast(int, args.max_completion_length)
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as policy:
+        completion_ids = sample_completions(policy, prompt_ids, trainer.temperature, limit, trainer.eos_token_ids)
+    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+
+def train(
+    config: TrainingConfig, folder: Path, progress: Progress = lambda row: None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train and leave the model in `folder`/model, and every rollout in `folder`/rollouts.parquet.
+
+    Checkpoints go to `folder`/checkpoints; where that holds a whole one, the run goes on from it and ends in the
+    same weights and log as if it had not been interrupted.
+
+    Args:
+        config: The training.
+        folder: Where to work. It may hold the checkpoints of an interrupted run of the same config.
+        progress: Called with each step's row of the log.
+
+    Returns:
+        TRL's log, one row a step, and where the training data came from.
+
+    Raises:
+        Interrupted: By Ctrl-C or SIGTERM, after the step that ran and with a checkpoint of it.
+        DamagedCheckpoint: The checkpoint to go on from is not what was written.
+    """
+    checkpoints = folder / "checkpoints"
+    with _trackers(config, folder), stop_on_signals() as stop:
+        callbacks = [_ProgressCallback(progress), _CheckpointCallback(checkpoints, stop)]
+        trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+        step = trainer.state.global_step
+        if step < config.max_steps:
+            raise Interrupted(f"Stopped after step {step} of {config.max_steps}. The same command goes on from there.")
+        trainer.save_model(str(folder / "model"))
+        trainer.create_model_card(model_name=folder.name)
+        if trainer.is_world_process_zero():
+            shutil.copy(checkpoints / "README.md", folder / "model" / "README.md")
+            _keep_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
+    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
+    return [row for row in trainer.state.log_history if "loss" in row], source
+
+
+@contextmanager
+def _trackers(config: TrainingConfig, folder: Path) -> Iterator[None]:
+    """Where trackers write, unless the user has said it; the next training of this process writes elsewhere."""
+    for tracker in config.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(f"report_to {tracker} needs a package that is not there: pip install 'tampo[tracking]'.")
+    # Beside the record, which is known by its files: one folder for each training, so that each is a curve of its own.
+    places = {"TENSORBOARD_LOGGING_DIR": f"{folder}.tensorboard", "WANDB_PROJECT": "tampo"}
+    own = {name: value for name, value in places.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]
+
+
+def _keep_rollouts(folder: Path, target: Path) -> None:
+    """One file of TRL's tables of completions, one a step; a step that was taken again has replaced its table."""
+    tables = [parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    rows = max(len(table) for table in tables)  # in a row group: who reads one step need not read the others
+    with atomic_path(target) as temporary:
+        # A column that is empty in one step has no type there.
+        table = pyarrow.concat_tables(tables, promote_options="permissive")
+        parquet.write_table(table, temporary, row_group_size=rows, compression="zstd")
+
+
+def make_trainer(
+    config: TrainingConfig,
+    checkpoints: Path,
+    trainer_class: type[GRPOTrainer] = TAMPOTrainer,
+    callbacks: Sequence[TrainerCallback] = (),
+    rollout_func: RolloutFunction | None = sample_rollouts,
+) -> tuple[GRPOTrainer, dict[str, Any]]:
+    """The trainer of a config, with its model, data and rewards, and where the training data came from.
+
+    Args:
+        config: The training.
+        checkpoints: Folder for checkpoints.
+        trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which leaves the controller's parameters unread.
+        callbacks: Further callbacks.
+        rollout_func: Who samples rollouts for the engine "transformers"; None for TRL itself.
+    """
+    suite, path = get_suite(config.suite), model_folder(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
+    data = Dataset.from_dict(
+        {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
+    )
+    functions, weights = reward_functions(config, suite, loaded, tokenizer)
+    args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
+    args.reward_weights = weights
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are using 'rollout_func', which is an experimental feature")
+        trainer = trainer_class(
+            model=path,
+            reward_funcs=cast(Any, functions),  # a list is invariant to mypy
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            rollout_func=rollout_func if config.rollout_engine == "transformers" else None,
+        )
+    return trainer, loaded.source
+
+
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._progress({"step": state.global_step, "steps": state.max_steps} | logs)
+
+
+class _CheckpointCallback(TrainerCallback):
+    """Seals each checkpoint, and when a stop is asked for, makes one and ends the training."""
+
+    def __init__(self, folder: Path, stop: StopRequest) -> None:
+        self._folder, self._stop = folder, stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _anywhere(bool(self._stop)):
+            self._stop.ask()
+            control.should_save = True  # which waits for the end of a generation batch (MetaPolicyCallback)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        spoilt = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
+        if spoilt:  # not sealed, so that nobody goes on from it
+            raise NonFiniteLoss(f"After step {state.global_step}, weights are not finite: {', '.join(spoilt[:3])}.")
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            seal_checkpoint(self._folder / f"checkpoint-{state.global_step}")
+        if self._stop:
+            control.should_training_stop = True
+
+
+def _anywhere(asked: bool) -> bool:
+    """Whether any process was asked to stop: a signal may reach them in different steps."""
+    if not torch.distributed.is_initialized():
+        return asked
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(asked), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)

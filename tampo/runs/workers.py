@@ -1,0 +1,241 @@
+"""Jobs on this machine: worker processes that carry out one job after the other.
+
+loky starts them without importing the caller's main module (notebooks and plain scripts need no guard), passes them
+their calls, and notices one that dies. This module adds what loky does not do:
+
+- loky stops a busy worker by SIGKILL only, and a worker outlives its parent until its call ends. Here it gets SIGTERM
+  in both cases, so that a training run saves a checkpoint first (`stop_with_parent`).
+- In loky's pools, a worker that dies takes the others with it. Here each worker is a pool of one.
+- Each job has a log of its own.
+
+submitit's local executor starts two new processes per job, so that each job would pay for the imports again.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+
+from loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
+
+from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
+from tampo.runs.interrupts import Interrupted, stop_with_parent
+from tampo.runs.pipeline import evaluate
+from tampo.runs.store import RunStore
+
+
+class RunFailed(RuntimeError):
+    """A job failed; the message has the reason, the path of its log, and the end of that log."""
+
+
+class Task(NamedTuple):
+    """A job to start: the name of its evaluation's folder, its JSON text for `carry_out`, the attempt (from 1)."""
+
+    name: str
+    order: str
+    attempt: int
+
+
+class Workers:
+    """Jobs on this machine.
+
+    Args:
+        folder: Where each job's log is written, as <name>.log.
+        count: Jobs at a time; default: one per available core.
+        gpus: GPUs per job; each worker keeps its own.
+
+    Raises:
+        ConfigError: This machine has too few GPUs.
+    """
+
+    notice = "Stopping the jobs; each saves within a step."
+    stopped = "What was done is kept; the same command resumes from there."
+
+    def __init__(self, folder: Path, count: int | None = None, gpus: int = 0) -> None:
+        self._folder, self._workers = folder, [Worker() for _ in range(count or cpu_count())]
+        if gpus:
+            names = _visible_gpus()
+            if gpus > len(names):
+                raise ConfigError(f"A job asks for {gpus} GPUs, and this machine has {len(names)}.")
+            del self._workers[len(names) // gpus :]
+            for worker in self._workers:
+                worker.environment = {"CUDA_VISIBLE_DEVICES": ",".join(names[:gpus])}
+                del names[:gpus]
+        self._parent, self._alive = Pipe(duplex=False)  # workers stop when the second end is closed
+
+    def find(self, name: str) -> None:
+        """The attempt that an earlier call left running: none, as workers end with the process that started them."""
+
+    def submit(self, tasks: Iterator[Task]) -> list["Worker"]:
+        """Start the first of the tasks, as many as there are free workers."""
+        free = sorted((worker for worker in self._workers if not worker.busy), key=lambda worker: worker.pool is None)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return [worker.start(task, self._folder, self._parent) for worker, task in zip(free, tasks, strict=False)]
+
+    def stop(self) -> None:
+        """Stop all workers and wait for them; a training run saves a checkpoint first."""
+        for worker in self._workers:
+            if not worker.busy:
+                worker.close()
+        self._alive.close()
+        for worker in self._workers:
+            worker.close()
+        self._parent.close()
+
+
+class Worker:
+    """A process that carries out one job at a time, and stands for the job that it has."""
+
+    def __init__(self) -> None:
+        self.environment: dict[str, str] = {}
+        self.pool: ProcessPoolExecutor | None = None
+        self.busy = False
+
+    def start(self, task: Task, folder: Path, parent: Connection) -> "Worker":
+        """Start a job; the process stops when `parent` is closed at its other end."""
+        self.busy, self.log, self._order = True, folder / f"{task.name}.log", json.loads(task.order)
+        call = (_work, task.order, str(self.log), task.attempt > 1)
+        try:
+            self._future = self._process(parent).submit(*call)
+        except BrokenProcessPool:  # it died between two jobs
+            self.close()
+            self._future = self._process(parent).submit(*call)
+        return self
+
+    def _process(self, parent: Connection) -> ProcessPoolExecutor:
+        if self.pool is None:
+            environment = worker_environment() | self.environment
+            self.pool = ProcessPoolExecutor(1, initializer=_begin, initargs=(parent,), env=environment)
+        return self.pool
+
+    def state(self) -> Literal["running", "ended"]:
+        """State of the job. Once it has ended, the worker can be given another one."""
+        if not self._future.done():
+            return "running"
+        self.busy = False
+        training = self._order["training"] or {"rollout_engine": "transformers"}
+        engines = {self._order["evaluation"]["eval_engine"], training["rollout_engine"]}
+        # A vLLM engine keeps its memory until the process ends.
+        if engines != {"transformers"} or self._future.exception():
+            self.close()
+        return "ended"
+
+    def error(self) -> str | None:
+        """Why the job failed, in one line."""
+        died = self._future.exception()
+        return " ".join(str(died).split()) if died else self._future.result()
+
+    def close(self) -> None:
+        """End the process, after its job."""
+        if self.pool is not None:
+            self.pool.shutdown()
+        self.pool = None
+
+
+def _begin(parent: Connection) -> None:
+    """Prepare a new worker."""
+    _print_to(os.devnull)
+    # A terminal's Ctrl-C goes to all processes; the one that started the jobs decides what it means.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    stop_with_parent(parent)
+
+
+def _work(order: str, log: str, append: bool) -> str | None:
+    """Carry out a job in a worker; returns why it failed. The traceback is in the log."""
+    _print_to(log, append)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        carry_out(order)
+        return None
+    except BaseException as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two jobs the process just ends
+
+
+def _print_to(path: str, append: bool = False) -> None:
+    """Send what this process and its children print to a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o666)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Signal handler of a job. A training run has its own, which stops after the current step."""
+    raise Interrupted("Stopped on request; what was done is kept.")
+
+
+def carry_out(order: str) -> None:
+    """Make the records of the job described by `Job.order`, in this process and with one torch thread.
+
+    Raises:
+        RunFailed: The launcher (accelerate) failed.
+    """
+    job = json.loads(order)
+    if job["launch"]:
+        _launch(job["launch"])
+    import torch
+
+    torch.set_num_threads(1)
+    training = None if job["training"] is None else TrainingConfig(**job["training"])
+    evaluate(RunStore(Path(job["root"])), EvaluationConfig(**job["evaluation"]), job["model"], training)
+
+
+def _launch(command: list[str]) -> None:
+    """Run a launcher. On a stop, signal every process that it started, and wait until the last one has saved."""
+    # torch's launcher would kill its processes 30 s after a stop, less than a step may take.
+    settings = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(
+        command, text=True, errors="replace", start_new_session=True, env=settings, **streams
+    ) as process:
+        output: Iterable[str] = process.stdout or ()
+        try:
+            sys.stdout.writelines(output)
+        except Interrupted:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut off the waiting
+            os.killpg(process.pid, signal.SIGTERM)
+            sys.stdout.writelines(output)  # ends when the last process has closed it
+            raise
+    if process.returncode:
+        raise RunFailed(f"{shlex.join(command)} ended with exit status {process.returncode}.")
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment of a process that carries out jobs: one thread, and the tampo of this process.
+
+    One thread, because a model small enough for a CPU gains nothing from more, and two processes with two threads each
+    on two cores are several times slower than with one each.
+    """
+    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    # loky would replace a worker that holds 300 MB more than after its first job, and the imports be paid again.
+    return own | this_tampo() | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
+
+
+def this_tampo() -> dict[str, str]:
+    """Environment in which `python -P` imports the tampo of this process, not one in the working directory."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by CUDA's names."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

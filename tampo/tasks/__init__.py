@@ -1,0 +1,1 @@
+"""Tasks: what is asked, how it is put to a model, and how an answer is judged and rewarded."""

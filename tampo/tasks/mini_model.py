@@ -1,0 +1,238 @@
+"""The mini scale's base models: Qwen2s of half a million parameters, trained from a seed on a noisy teacher.
+
+`build_mini_model` makes a folder that ships with the package; it needs one CPU thread and some minutes.
+The supervised traces contain slips and skipped steps on purpose. A base trained on flawless traces is so sure
+of itself that reinforcement learning finds nothing to elicit; this one knows good habits beside bad ones.
+
+The tokenizer is a Qwen2Tokenizer (byte-level BPE, single digits) whose merges are the words of the questions.
+Any other kind would lose its pre-tokenizer: AutoTokenizer puts Qwen2's in its place whenever a folder's
+config.json says model_type qwen2.
+"""
+
+import functools
+import itertools
+import json
+import platform
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+)
+
+from tampo.tasks.mini import CHOICE_TASKS, TASKS, Problem, format_prompt, make_problems, worked_solution
+
+EOS_TOKEN = "<|endoftext|>"
+PAD_TOKEN = "<|pad|>"
+MAX_LENGTH = 256  # tokens, prompt and completion together
+IGNORED = -100  # the label the loss leaves out
+_TYPICAL_LENGTH = 25  # tokens of a solution
+_POOL = 4  # batches drawn at a time, to be sorted by length
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a base model is trained: on flawless solutions, then, in the last steps, on those of a noisy teacher.
+
+    Attributes:
+        tasks: Families of `tampo.tasks.mini`.
+        steps: Optimizer steps in all.
+        noisy_share: Share of the steps, the last ones, in which the teacher slips and skips (`worked_solution`).
+        slip: Chance that a computed value is wrong.
+        skip: Chance that the steps are left out and only an answer is given.
+        give_up: Chance that there is no answer at all.
+        problems_per_task: Training problems of each family.
+        batch_size: Solutions in a step.
+        learning_rate: Its peak; a third of it in the noisy steps.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    steps: int = 4200
+    noisy_share: float = 0.25
+    slip: float = 0.1
+    skip: float = 0.25
+    give_up: float = 0.0
+    problems_per_task: int = 3500
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+
+
+RECIPES: dict[str, Recipe] = {
+    "mini": Recipe(),
+    # Multiple choice, a task of another kind (Table 5).
+    "mini-choice": Recipe(tasks=CHOICE_TASKS, steps=1000, slip=0.2, skip=0.25, problems_per_task=8000),
+    # It hardly ever writes the steps that would lead to the answer: a base that has to explore.
+    "mini-rare": Recipe(slip=0.0, skip=0.0, give_up=0.95),
+}
+
+
+def mini_model_path(name: str = "mini") -> Path:
+    """The folder of a model of `RECIPES`, which all ship with the package.
+
+    Raises FileNotFoundError when it is not there.
+    """
+    folder = Path(str(files("tampo").joinpath("assets", name)))
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"no model in {folder}; build it: tampo build-mini-model --name {name} {folder}")
+    return folder
+
+
+def build_tokenizer(tasks: Sequence[str] = TASKS) -> PreTrainedTokenizerBase:
+    """The byte-level tokenizer in which every word of the families' questions is one token."""
+    questions = "\n".join(p.question for task in tasks for p in make_problems(task, 200))
+    # Only words are merged (single letters are variables); "(GCD" is one word to Qwen2's pre-tokenizer.
+    words = re.sub(r"[^A-Za-z(\s]|\b[a-z]\b", "", questions) + "\n\\boxed"
+    template: Any = Qwen2Tokenizer().backend_tokenizer  # for its normalizer and pre-tokenizer
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer, bpe.pre_tokenizer = template.normalizer, template.pre_tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator([words], trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],  # type: ignore[misc]  # annotated as str
+        unk_token=None,  # type: ignore[arg-type]  # every byte has a token
+        eos_token=EOS_TOKEN,
+        pad_token=PAD_TOKEN,
+        model_max_length=MAX_LENGTH,
+    )
+
+
+def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+    """Three layers of width 128, four heads of 32 (a head size every engine supports), tied embeddings."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_LENGTH,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase,
+    solve: Callable[[Problem], str],
+    problems: list[Problem],
+    rng: random.Random,
+    batch_size: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (input_ids, labels), each (B, L), padded on the right; every solution is written anew.
+
+    No attention mask: under causal attention nothing before the padding sees it.
+    """
+    while True:
+        chosen = rng.choices(problems, k=_POOL * batch_size)
+        prompts = tokenizer([format_prompt(p.question) for p in chosen])["input_ids"]
+        # Tokenized apart from the prompt, as in generation: no merge may cross the border.
+        solutions = tokenizer([solve(p) for p in chosen])["input_ids"]
+        rows = [(x, [*y, tokenizer.eos_token_id]) for x, y in zip(prompts, solutions, strict=True)]
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of like length: less padding to compute
+        starts = list(range(0, len(rows), batch_size))
+        rng.shuffle(starts)
+        for start in starts:
+            batch = rows[start : start + batch_size]
+            shape = (batch_size, max(len(x) + len(y) for x, y in batch))
+            ids, labels = torch.full(shape, tokenizer.pad_token_id), torch.full(shape, IGNORED)
+            for i, (x, y) in enumerate(batch):
+                ids[i, : len(x) + len(y)] = torch.tensor(x + y)
+                labels[i, len(x) : len(x) + len(y)] = torch.tensor(y)
+            yield ids, labels
+
+
+def _train(
+    model: Qwen2ForCausalLM,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    steps: int,
+    learning_rate: float,
+    name: str,
+) -> float:
+    """AdamW with a short warm-up and a cosine to zero; returns a running mean of the loss a token."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
+    model.train()
+    mean_loss = float("nan")
+    for step, (ids, labels) in enumerate(itertools.islice(batches, steps), start=1):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        losses = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+        # A fixed divisor: a mean over each batch's own tokens would favour the batches of short solutions.
+        (losses / (len(ids) * _TYPICAL_LENGTH)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        loss = losses.item() / int((labels != IGNORED).sum())
+        mean_loss = loss if step == 1 else 0.98 * mean_loss + 0.02 * loss
+        if step % 100 == 0 or step == steps:
+            print(f"{name}: step {step}/{steps}  loss {mean_loss:.4f}", flush=True)
+    return mean_loss
+
+
+def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed: int = 0) -> Path:
+    """Train a base model from `seed` and save it with its tokenizer and a build.json; returns the folder.
+
+    Arithmetic is learnt soonest from flawless solutions, so the teacher is noisy in the last steps only. Training is
+    on the train split only. The same arguments give the same bytes of model.safetensors on the same machine with one
+    thread.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(recipe.tasks)
+    problems = [p for task in recipe.tasks for p in make_problems(task, recipe.problems_per_task, seed)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(build_config(tokenizer))
+    noisy_steps = round(recipe.noisy_share * recipe.steps)
+    noise: dict[str, Any] = {"slip": recipe.slip, "skip": recipe.skip, "give_up": recipe.give_up}
+    phases: list[tuple[str, int, float, dict[str, Any]]] = [
+        ("flawless", recipe.steps - noisy_steps, recipe.learning_rate, {}),
+        ("noisy", noisy_steps, recipe.learning_rate / 3, noise),
+    ]
+    mean_loss = float("nan")
+    for name, steps, rate, noise in phases:
+        rng = random.Random(f"{name}/{seed}")
+        solve = functools.partial(worked_solution, rng=rng, **noise)
+        batches = _batches(tokenizer, solve, problems, rng, recipe.batch_size)
+        if steps:
+            mean_loss = _train(model, batches, steps, rate, name)
+    model.eval()
+    model.generation_config = GenerationConfig(
+        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # written readable by its owner only, but packaged for everyone
+    tokenizer.save_pretrained(out)
+    build = {
+        "seed": seed,
+        **asdict(recipe),
+        "final_loss": round(mean_loss, 4),
+        "parameters": model.num_parameters(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    (out / "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
+    return out

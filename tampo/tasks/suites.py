@@ -1,0 +1,116 @@
+"""What is asked and how it is judged: the mini scale's tasks, competition mathematics, and commonsense choices.
+
+A suite gives problems, turns one into a prompt and judges completions. Training, rewards and evaluation know
+suites only through this protocol.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tampo.grading.pool import Verdict, grade_math
+from tampo.tasks import mini
+from tampo.tasks.mini import Problem
+from tampo.tasks.prompts import Message, problem_messages
+from tampo.tasks.published import LETTERS, Loaded, load_benchmark, load_training, local_digests
+
+Prompt = str | list[Message]
+
+
+class Suite(Protocol):
+    """One family of training set and benchmarks. `data_dir` and `revision` say where published sets are read."""
+
+    benchmarks: tuple[str, ...]
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        """The training set: its first `count` problems (of each family), or all."""
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        """The first `count` problems of one of `benchmarks`, or all."""
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        """SHA-256 of the local files that the training set or the benchmarks are read from, by file name."""
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """What the model is asked: a text, or messages for its chat template."""
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        """A verdict for each completion, in order; `problems` holds the problem of each. Never raises on text."""
+
+
+class _Mini:
+    """Families of `tampo.tasks.mini`: each is part of the training set, and a benchmark."""
+
+    def __init__(self, families: tuple[str, ...]) -> None:
+        self.benchmarks = families
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        families = [mini.make_problems(task, count or 2000, seed, "train") for task in self.benchmarks]
+        return Loaded([p for family in families for p in family], {"name": "mini", "seed": seed})
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return Loaded(mini.make_problems(name, count or 200, seed, "test"), {"name": name, "seed": seed})
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        return {}  # made from seeds
+
+    def prompt(self, problem: Problem) -> Prompt:
+        return mini.format_prompt(problem.question)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        return [_mini_verdict(problem, text) for problem, text in zip(problems, completions, strict=True)]
+
+
+def _mini_verdict(problem: Problem, completion: str) -> Verdict:
+    answer = mini.extract_answer(completion)
+    if answer is None:
+        return Verdict(False, "unparseable", None)
+    correct = mini.score(problem, completion)
+    return Verdict(correct, "correct" if correct else "wrong", answer)
+
+
+class _Published:
+    """Problems of `tampo.tasks.published`, asked by `tampo.tasks.prompts`, judged by `tampo.grading.pool`."""
+
+    def __init__(self, training_set: str, benchmarks: tuple[str, ...]) -> None:
+        self._training_set, self.benchmarks = training_set, benchmarks
+
+    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return load_training(self._training_set, data_dir=data_dir, revision=revision, limit=count)
+
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+        return load_benchmark(name, data_dir=data_dir, revision=revision, limit=count)
+
+    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+        return local_digests((self._training_set,) if training else self.benchmarks, data_dir)
+
+    def prompt(self, problem: Problem) -> Prompt:
+        return problem_messages(problem)
+
+    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        golds = [problem.answer for problem in problems]
+        verdicts = grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
+        return [_same_option(problem, verdict) for problem, verdict in zip(problems, verdicts, strict=True)]
+
+
+def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
+    """In some ECQA questions two options have the gold text: either letter is right."""
+    choices, letter = problem.metadata.get("choices", ()), verdict.answer
+    named = choices[LETTERS.index(letter)] if choices and letter in tuple(LETTERS) else None
+    if verdict.status == "wrong" and named is not None and named == problem.metadata["answer_text"]:
+        return Verdict(True, "correct", letter)
+    return verdict
+
+
+_SUITES: dict[str, Suite] = {
+    "mini": _Mini(mini.TASKS),
+    "mini-choice": _Mini(mini.CHOICE_TASKS),
+    "math": _Published("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
+    "ecqa": _Published("ecqa", ("ECQA",)),
+}
+
+
+def get_suite(name: str) -> Suite:
+    """The suite called `name`: "mini", "mini-choice", "math" or "ecqa". Raises ValueError for another name."""
+    if name not in _SUITES:
+        raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_SUITES)}.")
+    return _SUITES[name]

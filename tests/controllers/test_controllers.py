@@ -1,0 +1,361 @@
+"""One contract for every controller, and each rule against its formula."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import yaml
+
+from tampo.cli import build_parser
+from tampo.config import ConfigError, load_params
+from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController, parameter, resolved
+from tampo.controllers.registry import CONTROLLERS, describe_controllers, make_controller
+from tampo.paper.notebook import notebook_params
+from tampo.trainer import TAMPOConfig
+
+CANDIDATES = RunSettings().temperatures
+
+
+def rollout_batch(rows=8, k=10, seed=0, reward=None, entropy=None):
+    generator = np.random.default_rng(seed)
+    return RolloutBatch(
+        temperatures=np.linspace(0.6, 1.5, k),
+        log_likelihoods=-generator.exponential(20, (rows, k)),
+        advantages=generator.normal(size=rows),
+        lengths=generator.integers(1, 50, rows).astype(float),
+        reward=generator.uniform() if reward is None else reward,
+        entropy=generator.exponential(0.3) if entropy is None else entropy,
+    )
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_contract(name):
+    """Temperatures stay between the ends; a restored state goes on with the same ones; metrics are numbers."""
+    run = RunSettings(total_steps=40, total_batches=40, seed=3)
+    whole, other = make_controller(name, run=run), make_controller(name, run=run)
+    for step in range(15):
+        assert 0.6 <= whole.temperature(step) <= 1.5
+        whole.update(rollout_batch(seed=step))
+    other.load_state_dict(json.loads(json.dumps(whole.state_dict(), allow_nan=False)))
+    for step in range(15, 40):
+        assert whole.temperature(step) == other.temperature(step)
+        for controller in (whole, other):
+            controller.update(rollout_batch(seed=step))
+    assert whole.state_dict() == other.state_dict()
+    assert whole.metrics() == other.metrics()
+    assert all(isinstance(value, float) for value in whole.metrics().values())
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_contract_for_batches_that_say_nothing(name):
+    """No reward spread, no token, nobody could judge: no rule fails, or leaves its range."""
+    controller = make_controller(name, run=RunSettings(total_steps=12, total_batches=12))
+    nothing = rollout_batch(reward=math.nan, entropy=math.nan)
+    empty = RolloutBatch(nothing.temperatures, np.zeros((4, 10)), np.zeros(4), np.zeros(4), 0.0, 0.0)
+    for step in range(12):
+        assert 0.6 <= controller.temperature(step) <= 1.5
+        controller.update(nothing if step % 2 else empty)
+    assert all(math.isfinite(value) for value in controller.metrics().values())
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_same_seed_same_temperatures(name):
+    def draw(seed):
+        parameters = {"top_p": 1.0} if name == "tampo" else {}
+        controller = make_controller(name, parameters, RunSettings(total_steps=30, total_batches=30, seed=seed))
+        drawn = []
+        for step in range(30):
+            drawn.append(controller.temperature(step))
+            controller.update(rollout_batch(seed=step))
+        return drawn
+
+    assert draw(0) == draw(0)
+    assert (draw(0) != draw(1)) == (name in ("tampo", "exp3"))  # the others draw nothing
+
+
+NAMED = {"tampo": {"alpha": "alpha", "top_p": "p", "likelihood": "likelihood"}, "fixed": {"value": "temperature"}}
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_every_parameter_is_declared_once_and_reaches_the_controller_from_everywhere(name, tmp_path):
+    """A file, the command line, a notebook and TAMPOConfig build the same controller; it is what a run is known by."""
+    changed = {"alpha": 0.25, "top_p": 0.5, "likelihood": "mean", "value": 0.8, "start_temperature": 0.7}
+    changed |= {"end_temperature": 1.1, "stages": [0.7, 1.3], "target": 0.2, "gain": 0.25, "exploration": 0.125}
+    own = {key: changed[key] for key in CONTROLLERS[name].parameters()}
+    named = NAMED.get(name, {})
+    flat = {"temperature_controller": name} | {named[key]: value for key, value in own.items() if key in named}
+    flat["temperature_controller_kwargs"] = {key: value for key, value in own.items() if key not in named}
+    made = [load_params("mini", flat), notebook_params({"params": "mini"} | flat)]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(flat))
+    made.append(load_params(path))
+    words = [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in flat.items()]
+    made.append(load_params("mini", build_parser().parse_args(["train", "mini", *words]).overrides))
+    trainer = {"alpha": "meta_alpha", "p": "meta_top_p", "likelihood": "meta_likelihood"}
+    config = TAMPOConfig("out", **{trainer.get(k, k): v for k, v in flat.items()}, use_cpu=True, bf16=False)
+    expected = dict(resolved(config.configure_controller()))
+    assert expected == own
+    for params in made:
+        assert resolved(params.configure_controller()) == expected
+        assert params.identity()["temperature_controller_kwargs"] == expected
+    for key in own:
+        without = {k: v for k, v in flat.items() if k != named.get(key)}
+        without["temperature_controller_kwargs"] = {
+            k: v for k, v in flat["temperature_controller_kwargs"].items() if k != key
+        }
+        assert load_params("mini", without).identity() != made[0].identity(), f"{key} decides the result"
+
+
+def test_what_only_other_controllers_read_does_not_decide_a_run():
+    for name, idle in (("fixed", {"alpha": 0.3, "meta_warmup_ratio": 0.5}), ("linear", {"temperature": 0.7, "p": 0.1})):
+        chosen = {"temperature_controller": name}
+        assert load_params("mini", chosen | idle).identity() == load_params("mini", chosen).identity()
+
+
+def test_a_controller_of_ones_own_is_one_class_and_one_line(monkeypatch):
+    @dataclass
+    class Sawtooth(TemperatureController):
+        """Up and down again."""
+
+        low: float = parameter(0.8, "Lowest temperature.")
+        teeth: int = parameter(3, "Steps of a tooth.")
+
+        def temperature(self, step):
+            return self.low + 0.1 * (step % self.teeth)
+
+    monkeypatch.setitem(CONTROLLERS, "sawtooth", Sawtooth)
+    chosen = {"temperature_controller": "sawtooth", "temperature_controller_kwargs": {"teeth": 2}}
+    controller = TAMPOConfig("out", **chosen, use_cpu=True, bf16=False).configure_controller()
+    controller.start(RunSettings())
+    assert [controller.temperature(step) for step in range(4)] == pytest.approx([0.8, 0.9, 0.8, 0.9])
+    params = load_params("mini", chosen)
+    assert params.identity()["temperature_controller_kwargs"] == {"low": 0.8, "teeth": 2}
+    assert "sawtooth: low = 0.8: Lowest temperature.; teeth = 3: Steps of a tooth." in describe_controllers()
+    with pytest.raises(ConfigError, match="temperature_controller_kwargs: .*'sawtooth' does not know 'tooth'.*'teeth'"):
+        load_params("mini", chosen | {"temperature_controller_kwargs": {"tooth": 2}})
+
+
+def test_fixed_and_linear():
+    fixed = make_controller("fixed", {"value": 1.2})
+    assert {fixed.temperature(step) for step in range(5)} == {1.2}
+    linear = make_controller("linear", run=RunSettings(total_steps=7))
+    np.testing.assert_allclose([linear.temperature(s) for s in range(7)], np.linspace(0.9, 1.5, 7))
+    assert linear.temperature(100) == 1.5
+    assert make_controller("linear", run=RunSettings(total_steps=1)).temperature(0) == 0.9
+
+
+def test_cosine_is_half_a_cosine():
+    """As torch's annealing, which goes from its learning rate to eta_min."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.9)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=1.5)
+    cosine = make_controller("cosine", run=RunSettings(total_steps=21))
+    for step in range(21):
+        assert cosine.temperature(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        annealing.step()
+    assert cosine.temperature(99) == 1.5
+
+
+def test_staged_splits_the_run_evenly():
+    staged = make_controller("staged", {"stages": (1.4, 1.45, 1.5)}, RunSettings(total_steps=10))
+    assert [staged.temperature(step) for step in range(12)] == [1.4] * 4 + [1.45] * 3 + [1.5] * 5
+    assert make_controller("staged", {"stages": (1.0,)}).temperature(0) == 1.0
+
+
+def softmax_entropy(logits, temperature):
+    p = np.exp(logits / temperature - (logits / temperature).max())
+    p /= p.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+@pytest.mark.parametrize("sharpness", [2.0, 4.0, 6.0])
+def test_entropy_target_settles_where_the_entropy_is_the_target(sharpness):
+    """Against a policy that is one softmax: T ends where its entropy is H*, found by bisection."""
+    logits = np.random.default_rng(1).normal(size=40) * sharpness
+    low, high = 0.05, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if softmax_entropy(logits, middle) < 1.0 else (low, middle)
+    rule = make_controller("entropy-target", {"target": 1.0, "gain": 0.5}, RunSettings((0.05, 20.0), warmup_ratio=0.0))
+    for step in range(300):
+        rule.update(rollout_batch(entropy=softmax_entropy(logits, rule.temperature(step))))
+    assert rule.temperature(300) == pytest.approx(low, rel=1e-3)
+
+
+def test_entropy_target_formula_and_clamps():
+    rule = make_controller("entropy-target", {"target": 0.3, "gain": 0.5}, RunSettings(warmup_ratio=0.0))
+    rule.update(rollout_batch(entropy=0.1))
+    assert rule.temperature(1) == pytest.approx(math.exp(0.5 * 0.2))
+    for _ in range(50):
+        rule.update(rollout_batch(entropy=0.0))
+    assert rule.temperature(2) == 1.5
+    for _ in range(50):
+        rule.update(rollout_batch(entropy=1e6))
+    assert rule.temperature(3) == 0.6
+
+
+def test_the_entropy_of_the_warm_up_is_held():
+    """target 0: T stays through the warm-up, whose mean is the target; then it moves."""
+    run = RunSettings(total_batches=30, warmup_temperature=0.9)
+    rule = make_controller("entropy-target", {"target": 0.0}, run)
+    for step, entropy in enumerate((0.2, 0.3, 0.7)):
+        assert rule.temperature(step) == 0.9
+        rule.update(rollout_batch(entropy=entropy))
+    assert rule.metrics() == {"controller/target_entropy": pytest.approx(0.4)}
+    assert rule.temperature(3) == 0.9
+    rule.update(rollout_batch(entropy=0.2))
+    assert rule.temperature(4) == pytest.approx(0.9 * math.exp(0.5 * 0.2))
+
+
+def test_e3_formula():
+    """arXiv 2505.18573: T <- T (1 + T ln(H* / H) / (ln V + ln ln V)), with H* of the first steps, and clamped."""
+    run = RunSettings(total_batches=20, warmup_temperature=1.2, vocabulary_size=151_936)
+    rule = make_controller("e3", run=run)
+    for entropy in (0.5, 0.3):
+        rule.update(rollout_batch(entropy=entropy))
+        assert rule.temperature(0) == 1.2
+    rule.update(rollout_batch(entropy=0.1))
+    expected = 1.2 * (1 + 1.2 * math.log(0.4 / 0.1) / (math.log(151_936) + math.log(math.log(151_936))))
+    assert rule.temperature(3) == pytest.approx(expected)
+    for _ in range(20):
+        rule.update(rollout_batch(entropy=0.0))  # sure of everything: ln(H* / H) has no bound
+    assert rule.temperature(4) == 1.5
+    for _ in range(20):
+        rule.update(rollout_batch(entropy=11.0))
+    assert rule.temperature(5) == 0.6
+
+
+def test_exp3_probabilities_by_hand():
+    """Auer et al. 2002: w_k <- w_k exp(gamma x_k / (p_k K)); p = (1 - gamma) w / sum w + gamma / K."""
+    rule = make_controller("exp3", {"exploration": 0.3}, RunSettings(seed=1))
+    weights, low, high = np.ones(10), math.inf, -math.inf
+    for step in range(200):
+        np.testing.assert_allclose(rule.probabilities, 0.7 * weights / weights.sum() + 0.03, rtol=1e-9)
+        arm = CANDIDATES.index(rule.temperature(step))
+        reward = float(np.random.default_rng(step).normal())  # of any sign and size
+        low, high = min(low, reward), max(high, reward)
+        scaled = (reward - low) / (high - low) if high > low else 0.5
+        weights[arm] *= math.exp(0.3 * scaled / (0.7 * weights[arm] / weights.sum() + 0.03) / 10)
+        rule.update(rollout_batch(reward=reward))
+
+
+def test_ucb_by_hand():
+    rule = make_controller("ucb", {"exploration": 1.0})
+    pulled = [[] for _ in CANDIDATES]
+    for step in range(300):
+        if step < 10:
+            expected = step  # each once, from the lowest
+        else:
+            rewards = [r for arm in pulled for r in arm]
+            means = (np.array([np.mean(arm) for arm in pulled]) - min(rewards)) / (max(rewards) - min(rewards))
+            expected = int((means + np.sqrt(2 * np.log(step) / np.array([len(arm) for arm in pulled]))).argmax())
+        arm = CANDIDATES.index(rule.temperature(step))
+        assert arm == expected
+        pulled[arm].append(float(np.random.default_rng(step).normal() - abs(arm - 3)))
+        rule.update(rollout_batch(reward=pulled[arm][-1]))
+
+
+@pytest.mark.parametrize("name", ["exp3", "ucb"])
+def test_bandits_find_the_best_arm(name):
+    """Of rewards that differ by arm: the best temperature is drawn more than any other, and bad ones seldom."""
+    generator = np.random.default_rng(0)
+    bandit = make_controller(name, {"exploration": {"exp3": 0.1, "ucb": 0.5}[name]})
+    drawn = []
+    for step in range(4000):
+        drawn.append(bandit.temperature(step))
+        bandit.update(rollout_batch(reward=1 - abs(drawn[-1] - 1.3) + 0.05 * generator.normal()))
+    late = drawn[2000:]
+    assert max(set(late), key=late.count) == 1.3
+    assert sum(abs(temperature - 1.3) < 0.15 for temperature in late) > 0.6 * len(late)
+
+
+def test_warmup_is_a_share_of_the_generation_batches():
+    tampo = make_controller("tampo", run=RunSettings(total_batches=40, warmup_ratio=0.1, warmup_temperature=1.05))
+    drawn = []
+    for step in range(8):
+        drawn.append(tampo.temperature(step))
+        tampo.update(rollout_batch(seed=step))
+    assert drawn[:4] == [1.05] * 4
+    assert 1.05 not in drawn[4:]
+
+
+def test_observation_statistics():
+    seen = RolloutBatch(
+        temperatures=np.array([0.6, 1.0, 1.4]),
+        log_likelihoods=np.array([[-3, -1, -2], [-1, -2, -3], [-5, -4, -1], [-1, -1, -1]], dtype=float),
+        advantages=np.array([1.0, 2.0, -1.0, 0.0]),
+        lengths=np.ones(4),
+    )
+    assert seen.optimal_temperatures.tolist() == [1.0, 0.6, 1.4, 0.6]  # Eq. 7; the lower one on a tie
+    statistics = seen.statistics()
+    assert statistics["optimal_temperature/positive_mean"] == pytest.approx(0.8)
+    assert statistics["optimal_temperature/positive_std"] == pytest.approx(0.2)
+    assert statistics["optimal_temperature/positive_count"] == 2
+    assert statistics["optimal_temperature/negative_mean"] == pytest.approx(1.4)
+    flat = RolloutBatch(seen.temperatures, seen.log_likelihoods, np.zeros(4), seen.lengths)
+    assert flat.statistics() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("sine", {}, "Unknown temperature controller 'sine'; known are tampo, fixed, linear, cosine"),
+        ("fixed", {"value": 0.0}, "temperature must be positive"),
+        ("linear", {"start_temperature": -1.0}, "start_temperature"),
+        ("cosine", {"end_temperature": float("nan")}, "end_temperature"),
+        ("staged", {"stages": ()}, "stages must be a list of at least one"),
+        ("staged", {"stages": (1.0, -1.0)}, "stages must be positive"),
+        ("entropy-target", {"target": -0.1}, "target must be a number of 0 or more"),
+        ("entropy-target", {"gain": math.inf}, "gain must be a positive number"),
+        ("exp3", {"exploration": 1.1}, "exploration must be between 0 and 1"),
+        ("ucb", {"exploration": -1.0}, "exploration must be a number of 0 or more"),
+        ("tampo", {"likelihood": "max"}, "likelihood must be 'sum'"),
+        ("exp3", {"explration": 0.1}, "'exp3' does not know 'explration': did you mean 'exploration'"),
+        ("e3", {"gain": 0.1}, "'e3' does not know 'gain': it has no parameters"),
+        ("linear", 3, "parameters of a controller must be a mapping, got 3"),
+    ],
+)
+def test_bad_parameters_are_named(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_controller(name, parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("tampo", {"warmup_ratio": 2.0}, "meta_warmup_ratio must be between 0 and 1"),
+        ("e3", {"warmup_ratio": -1.0}, "meta_warmup_ratio must be between 0 and 1"),
+        ("e3", {"vocabulary_size": 2}, "vocabulary of at least 3"),
+        ("tampo", {"temperatures": (1.0, 1.0)}, "distinct"),
+        ("ucb", {"temperatures": ()}, "temperature_candidates must be a list"),
+    ],
+)
+def test_bad_settings_are_named(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_controller(name, run=RunSettings(**settings))
+
+
+def test_parameters_that_have_names_of_their_own_are_not_given_twice():
+    with pytest.raises(ValueError, match="alpha of the controller 'tampo' is a parameter by itself"):
+        TAMPOConfig("out", temperature_controller_kwargs={"alpha": 0.1}, use_cpu=True, bf16=False)
+    with pytest.raises(TypeError, match="no temperature_start any more; write temperature_controller_kwargs"):
+        TAMPOConfig("out", temperature_start=0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("exp3", {"log_weights": [0.0], "range": None, "generator": {}}),
+        ("ucb", {"pulls": [1.0], "sums": [1.0], "range": None}),
+        ("e3", {"current": -1.0, "target": None, "first": [], "batches": 0}),
+        ("entropy-target", {"current": 1.0, "target": 0.0, "first": [], "batches": 0}),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(name, state):
+    with pytest.raises(ValueError, match="temperature"):
+        make_controller(name).load_state_dict(state)

@@ -1,0 +1,211 @@
+"""Verdicts on made-up results whose truth is known, and statistics against their definition."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tampo.config import load_params
+from tampo.paper.claims import (
+    CANNOT_TELL,
+    NOT_REPLICATED,
+    REPLICATED,
+    Claim,
+    all_claims,
+    beats,
+    brief_claims,
+    claims_caption,
+    claims_table,
+    format_claims,
+    highest_reward,
+    optimal_temperature_claims,
+    sampling_deviation,
+    temperature_claims,
+    write_claims,
+)
+from tampo.paper.experiments import TABLE1, TABLE2, TABLE3, TABLE5, Result
+from tampo.runs.store import Record
+from tampo.stats import Estimate
+
+
+def make_result(methods, chances, seeds=5, problems=300, benchmarks=("a", "b"), tmp_path=None, spread=0.0):
+    """Scores of methods whose samples are right with a known chance, and, with a folder, logs of their trainings."""
+    generator = np.random.default_rng(0)
+    rows, trainings = [], {}
+    for method in methods:
+        for seed in range(seeds if method.changes is not None else 1):
+            chance = chances.get(method.key, 0.4) + spread * generator.normal()
+            for benchmark in benchmarks:
+                right = generator.random((problems, 8)) < chance
+                scores = {"pass@1": right[:, 0], "avg@8": right.mean(axis=1), "pass@8": right.any(axis=1)}
+                own = pd.DataFrame({name: 100.0 * values for name, values in scores.items()})
+                ids = [f"{benchmark}-{i}" for i in range(problems)]
+                rows.append(own.assign(method=method.key, seed=seed, benchmark=benchmark, problem_id=ids))
+            if tmp_path is not None and method.changes is not None:
+                trainings[method.key, seed] = make_log(tmp_path / f"{method.key}-{seed}", method, generator)
+    return Result(pd.concat(rows, ignore_index=True), {}, trainings)
+
+
+def make_log(folder, method, generator, early=1.3, late=1.1, steps=120):
+    step = np.arange(1, steps + 1)
+    noise = 0.02 * generator.normal(size=steps)
+    drawn = np.where(step <= 12, 1.0, np.linspace(early, late, steps)) + np.where(step <= 12, 0, noise)
+    force = (method.changes or {}).get("temperature", drawn)
+    log = {"step": step, "temperature": force, "reward": 0.5}
+    for sign, best in (("positive", 1.0), ("negative", 1.2)):
+        name = f"optimal_temperature/{sign}"
+        log |= {f"{name}_mean": best + noise, f"{name}_std": 0.1, f"{name}_count": 10.0}
+    folder.mkdir()
+    pd.DataFrame(log).to_csv(folder / "metrics.csv", index=False)
+    return Record(folder, {})
+
+
+def one(claim):
+    return claims_table([claim]).iloc[0]
+
+
+FIXED_KEYS = ("fixed-0.9", "fixed-1.2", "fixed-1.5")
+
+
+@pytest.mark.parametrize(("tampo", "verdict"), [(0.50, REPLICATED), (0.40, NOT_REPLICATED), (0.30, NOT_REPLICATED)])
+def test_a_method_that_is_better_wins_and_one_that_is_not_does_not(tampo, verdict):
+    result = make_result(TABLE1, {"tampo": tampo}, problems=2000)
+    row = one(beats(result, FIXED_KEYS, "pass@1", 1, "better", "Table 1"))
+    assert row["verdict"] == verdict
+    assert row["paper"] == pytest.approx(1.9)
+    assert row["low"] < 100 * (tampo - 0.4) < row["high"] + 1.5
+
+
+def test_few_problems_cannot_tell():
+    result = make_result(TABLE1, {"tampo": 0.41}, seeds=2, problems=20)
+    assert one(beats(result, FIXED_KEYS, "pass@1", 1, "better", "Table 1"))["verdict"] == CANNOT_TELL
+
+
+def test_it_must_be_better_than_every_rival():
+    result = make_result(TABLE1, {"tampo": 0.5, "fixed-1.2": 0.5}, problems=2000)
+    row = one(beats(result, FIXED_KEYS, "pass@1", 1, "better", "Table 1"))
+    assert row["p"] > 0.05
+    assert "fixed-1.2" in row["note"]
+
+
+def test_equal_methods_are_seldom_told_apart():
+    """At most about 5 % false findings, also where trainings differ from seed to seed."""
+    found = 0
+    for number in range(100):
+        generator = np.random.default_rng(number)
+        rows = []
+        for key in ("tampo", "linear"):
+            for seed in range(5):
+                chance = 0.4 + 0.05 * generator.normal()
+                right = generator.random(100) < chance
+                own = pd.DataFrame({"pass@1": 100.0 * right, "method": key, "seed": seed, "benchmark": "a"})
+                rows.append(own.assign(problem_id=range(100)))
+        result = Result(pd.concat(rows), {}, {})
+        found += one(beats(result, ("linear",), "pass@1", 1, "better", "Table 1"))["verdict"] == REPLICATED
+    assert found <= 10
+
+
+def estimate(value, low, high, p=0.5):
+    return Estimate(value, low, high, p)
+
+
+@pytest.mark.parametrize(
+    ("effect", "published", "p", "verdict"),
+    [
+        (estimate(2, 1, 3), 1.9, 0.001, REPLICATED),
+        (estimate(2, -1, 5), 1.9, 0.2, CANNOT_TELL),
+        (estimate(-1, -3, 1), 1.9, 0.8, NOT_REPLICATED),
+        (estimate(-1, -3, 1), None, 0.8, CANNOT_TELL),
+        (estimate(-2, -3, -1), None, 0.99, NOT_REPLICATED),
+        (estimate(1, float("nan"), float("nan")), 1.9, 0.001, CANNOT_TELL),
+    ],
+)
+def test_the_rule_of_verdicts(effect, published, p, verdict):
+    assert one(Claim("c", "s", "x", effect, published, p))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [
+        (estimate(0.1, 0.05, 0.15), REPLICATED),
+        (estimate(0.1, 0.05, 0.4), CANNOT_TELL),
+        (estimate(0.5, 0.3, 0.9), NOT_REPLICATED),
+    ],
+)
+def test_claims_of_agreement_are_held_against_their_bound(effect, verdict):
+    row = one(Claim("c", "s", "x", effect, bound=0.2))
+    assert row["verdict"] == verdict
+    assert pd.isna(row["p_holm"])
+
+
+def test_the_number_of_tests_counts():
+    claims = [Claim(str(i), "s", "x", estimate(1, 0.1, 2), None, p) for i, p in enumerate([0.04, 0.5, 0.001])]
+    table = claims_table([*claims, Claim("bound", "s", "x", estimate(0, 0, 0), bound=1)])
+    assert table["p_holm"].dropna().tolist() == pytest.approx([0.08, 0.5, 0.003])
+    assert table["verdict"].tolist() == [CANNOT_TELL, CANNOT_TELL, REPLICATED, REPLICATED]
+
+
+def test_sampling_deviation_is_that_of_repeated_evaluations():
+    """One model, evaluated again and again: the deviation of average Pass@1, against what one evaluation tells."""
+    generator = np.random.default_rng(0)
+    chances = {"a": generator.random(50), "b": generator.random(80)}
+    passes = [np.mean([100 * (generator.random(len(q)) < q).mean() for q in chances.values()]) for _ in range(4000)]
+    rows = []
+    for seed in range(30):
+        for name, q in chances.items():
+            share = (generator.random((len(q), 8)) < q[:, None]).mean(axis=1)
+            rows.append(pd.DataFrame({"avg@8": 100 * share, "seed": seed, "benchmark": name}))
+    assert sampling_deviation(pd.concat(rows)) == pytest.approx(np.std(passes), rel=0.05)
+
+
+def test_temperatures_and_optimal_temperatures_of_known_logs(tmp_path):
+    result = make_result(TABLE1, {}, problems=5, tmp_path=tmp_path)
+    rise, fall = claims_table(temperature_claims(result, 12)).itertuples()
+    assert rise.value == pytest.approx(0.26, abs=0.02)
+    assert fall.value == pytest.approx(0.14, abs=0.02)
+    assert (rise.verdict, fall.verdict) == (REPLICATED, REPLICATED)
+    apart, moderate = claims_table(optimal_temperature_claims(result)).itertuples()
+    assert apart.value == pytest.approx(-0.2, abs=0.01)
+    assert apart.verdict == REPLICATED, "either sign is a difference"
+    assert moderate.value == pytest.approx(0.2, abs=0.01), "T* is 1.1: 0.2 above 0.9 and 0.4 below 1.5"
+    assert moderate.verdict == REPLICATED
+
+
+def test_rewards_are_held_against_every_other_scheme(tmp_path):
+    result = make_result(TABLE1, {}, problems=5, tmp_path=tmp_path)
+    row = one(highest_reward(result))
+    assert (row["value"], row["p"]) == (0.0, 1.0), "all rewards are equal"
+    for (key, seed), record in result.trainings.items():
+        level = {"tampo": 0.6, "linear": 0.55}.get(key, 0.4) + 0.001 * seed * (key == "tampo")
+        record.metrics().assign(reward=level).to_csv(record.folder / "metrics.csv", index=False)
+    row = one(highest_reward(result))
+    assert row["value"] == pytest.approx(0.052)
+    assert row["verdict"] == REPLICATED
+    assert "best of the others here: linear" in row["note"]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_whole_table_and_its_files(tmp_path, seeds):
+    def make(methods, name):
+        (tmp_path / name).mkdir()
+        return make_result(methods, {}, seeds, 30, tmp_path=tmp_path / name)
+
+    claims = all_claims(
+        make(TABLE1, "1"), make(TABLE2, "2"), make(TABLE3, "3"), make(TABLE5, "5"), estimate(1.01, 1.0, 1.02), 12
+    )
+    table = claims_table(claims)
+    assert len(table) == 13
+    fewer = all_claims(make(TABLE1, "6"), make(TABLE2, "7"), make(TABLE3, "8"), None, None, 12)
+    left_out = {claim.claim for claim in claims} - {claim.claim for claim in fewer}
+    assert left_out == {"TAMPO is above GRPO with another base and task", "TAMPO takes the same time"}
+    assert set(table["verdict"]) <= {REPLICATED, NOT_REPLICATED, CANNOT_TELL}
+    if seeds == 1:  # one training says nothing about other trainings
+        single = table["statistic"].str.contains("deviation|temperature|reward|T\\*")
+        assert set(table[single]["verdict"]) == {CANNOT_TELL}
+    paths = write_claims(table, tmp_path, claims_caption(load_params("mini", {"seeds": range(seeds)})))
+    assert [path.suffix for path in paths] == [".csv", ".md", ".html"]
+    assert len(pd.read_csv(paths[0])) == 13
+    assert "TAMPO takes the same time" in paths[1].read_text()
+    again = pd.read_csv(paths[0])  # what a reader of the file makes of it is what was written
+    assert brief_claims(again) == brief_claims(table)
+    shown = format_claims(table)
+    assert shown["Here, 95 % interval"].str.contains("to").sum() >= 6

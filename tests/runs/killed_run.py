@@ -1,0 +1,67 @@
+"""Run by test_faults: a training and its evaluation, killed at the n-th call of a function.
+
+Arguments: the store's folder, the parameters as JSON, and a place of PLACES
+with the number of its call as JSON, or null.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from tampo.config import Params
+from tampo.runs import training
+from tampo.runs.pipeline import evaluate
+from tampo.runs.store import RunStore
+
+# Where a run may die: module and function. A dot leads into a class.
+PLACES = {
+    "start of training": ("tampo.runs.training", "make_trainer"),
+    "generation": ("tampo.inference.sampling", "draw_tokens"),
+    "reward": ("tampo.tasks.rewards", "completion_text"),
+    "forward": ("tampo.trainer.length_grouping", "_widen"),
+    "likelihoods": ("tampo.trainer.trl_internals", "LogitRecorder.log_probs"),
+    "meta-policy": ("tampo.controllers.registry", "TAMPO.update"),
+    "backward": ("torch", "Tensor.backward"),
+    "log": ("tampo.runs.store", "_brief"),
+    "checkpoint, weights": ("transformers", "PreTrainedModel.save_pretrained"),
+    "checkpoint, controller": ("tampo.trainer.trainer", "write_json"),
+    "checkpoint, seal": ("tampo.runs.training", "seal_checkpoint"),
+    "rollouts": ("tampo.runs.training", "_keep_rollouts"),
+    "metrics": ("tampo.runs.store", "atomic_path"),
+    "manifest": ("tampo.runs.store", "provenance"),
+    "evaluation": ("tampo.inference.evaluate", "_evaluate_benchmark"),
+    "part of an evaluation": ("tampo.inference.evaluate", "atomic_path"),
+}
+
+
+def kill_at(place: str, call: int) -> None:
+    """Have this process die by SIGKILL at the given call (from 1) of a function, before it does anything."""
+    module, path = PLACES[place]
+    owner = importlib.import_module(module)
+    *classes, name = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
+
+    def counting(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, counting)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    training.CHECKPOINT_STEPS = 2
+    params, place = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
+    if place:
+        kill_at(*place)
+    evaluate(RunStore(Path(sys.argv[1])), params.evaluation(), params.model, params.training())

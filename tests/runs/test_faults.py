@@ -1,0 +1,200 @@
+"""Faults: killed at any point, stopped by a signal, orphaned, damaged. Nothing is lost, and the bits are the same."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tampo.config import load_params
+from tampo.files import sha256
+from tampo.runs.checkpoints import last_whole_checkpoint
+from tampo.runs.pipeline import evaluation_identity, training_identity
+from tampo.runs.store import PROGRESS, RunStore
+from tests.runs.killed_run import PLACES
+from tests.runs.processes import children
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "prompts_per_step": 2,
+    "per_device_train_batch_size": 16,
+    "train_problems": 20,
+    "max_completion_length": 16,
+    "max_steps": 7,
+}
+SMALL |= {"eval_problems": 3, "eval_samples": 4, "eval_max_completion_length": 16, "benchmarks": "chain_sum,gcd"}
+SMALL |= {"temperature_controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_batch_size": 6}
+PARAMS = load_params("smoke", SMALL)
+
+
+def start(root, place=None, params=PARAMS, **options):
+    words = [sys.executable, "-m", "tests.runs.killed_run", str(root), params.model_dump_json(), json.dumps(place)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=ROOT, env=environment, **streams, **options)
+
+
+def run(root, place=None, **options):
+    """Exit status and what was said."""
+    with start(root, place, **options) as process:
+        _, said = process.communicate(timeout=300)
+    return process.returncode, said.decode()
+
+
+def folders(root, params=PARAMS):
+    training = params.training()
+    return (
+        RunStore(root).folder("training", training_identity(training)),
+        RunStore(root).folder("evaluation", evaluation_identity(params.evaluation(), params.model, training)),
+    )
+
+
+def bits(root, params=PARAMS):
+    """Checksums of all that a finished run leaves: weights, card, log with its temperatures, rollouts, samples."""
+    training, evaluation = folders(root, params)
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
+    files = manifests[0]["files"] | manifests[1]["files"]
+    assert {"model/model.safetensors", "metrics.csv", "rollouts.parquet", "samples.parquet"} <= files.keys()
+    for folder, manifest in zip((training, evaluation), manifests, strict=True):
+        assert all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
+        assert not (folder / "checkpoints").exists()
+    return files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happens to."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run(root)[0] == 0
+    temperatures = (folders(root)[0] / "metrics.csv").read_text()
+    assert len(temperatures.splitlines()) == 1 + SMALL["max_steps"]
+    return bits(root)
+
+
+def survive(root, kills, params=PARAMS):
+    """Kill a run again and again, each time at another place; then let it end."""
+    for place in kills:
+        status, said = run(root, place, params=params)
+        assert status == -signal.SIGKILL, f"{place}: not killed, but ended with {status}: {said[-1000:]}"
+    assert run(root, params=params)[0] == 0
+    return bits(root, params)
+
+
+def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_path):
+    # The third one finds a checkpoint of the last step, after which nothing is left to train.
+    kills = [("generation", 60), ("checkpoint, seal", 2), ("rollouts", 1), ("part of an evaluation", 2)]
+    assert survive(tmp_path, kills) == whole
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random(tmp_path):
+    """At all places, in an order and at calls that a named generator draws; those after the training come last."""
+    params = load_params("smoke", SMALL | {"max_steps": 40})
+    random = np.random.default_rng(0)
+    places = list(PLACES)
+    during, after = places[1 : places.index("rollouts")], places[places.index("rollouts") :]
+    kills = [(place, int(random.integers(1, 4))) for place in random.permutation(during * 2)[:14].tolist()]
+    kills = [(places[0], 1), *kills, *((place, 1) for place in after)]
+    assert len(kills) == 20
+    assert {place for place, _ in kills} == {*places}
+    assert run(tmp_path / "whole", params=params)[0] == 0
+    assert survive(tmp_path / "killed", kills, params) == bits(tmp_path / "whole", params)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
+    process = start(tmp_path)
+    training, _ = folders(tmp_path)
+    step = wait_for_step(process, training, 3)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1].decode()
+    assert "Stopping after this step; what was done is kept." in said
+    stopped = int(re.search(r"Stopped after step (\d+) of 7", said)[1])
+    assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
+    assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
+    assert process.returncode != 0
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from tampo.config import Params
+from tampo.runs.jobs import Job, run_jobs
+from tampo.runs.store import RunStore
+params = Params(**__import__("json").loads(sys.argv[2]))
+run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.training())], workers=1)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_stop_with_their_parent(whole, tmp_path, number):
+    """A notebook's kernel that is interrupted, or dies, leaves nobody training behind; what was trained is found."""
+    words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
+    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    training, _ = folders(tmp_path)
+    wait_for_step(parent, training, 2)
+    (worker,) = children(parent.pid)
+    parent.send_signal(number)
+    assert parent.wait(timeout=60) != 0
+    for _ in range(600):
+        if not Path(f"/proc/{worker}").exists() or "zombie" in Path(f"/proc/{worker}/status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the worker is still there a minute later")
+    assert last_whole_checkpoint(training / "checkpoints") is not None
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "temperature_controller.json", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named_and_nothing_starts_anew(tmp_path, name):
+    assert run(tmp_path, ("meta-policy", 6))[0] == -signal.SIGKILL
+    training, _ = folders(tmp_path)
+    checkpoint = training / "checkpoints" / "checkpoint-4"
+    (checkpoint / name).write_bytes(b"damaged")
+    before = sorted(path.name for path in (training / "checkpoints").iterdir())
+    status, said = run(tmp_path)
+    assert status == 1
+    assert re.search(rf"DamagedCheckpoint: .*{name} is not what was written. Remove the folder", said)
+    assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize("limit", [20_000, 1_000_000])
+def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
+    """Writes fail from a size on: the first log of the trainer's state, or the weights of a checkpoint."""
+
+    def few_bytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, said = run(tmp_path, preexec_fn=few_bytes)
+    assert status == 1
+    assert "File too large" in said
+    training, evaluation = folders(tmp_path)
+    assert not (training / "manifest.json").exists()
+    assert not evaluation.exists()
+    assert run(tmp_path)[0] == 0
+    assert bits(tmp_path) == whole
+
+
+def wait_for_step(process, training, step):
+    """Wait until the log of a training says `step`; returns what it says."""
+    while True:
+        assert process.poll() is None, "ended too early to test anything"
+        try:
+            seen = json.loads((training / PROGRESS).read_text())["step"]
+            if seen >= step:
+                return seen
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.002)

@@ -1,0 +1,66 @@
+"""Where results come from."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tampo import project
+from tampo.config import load_params
+from tampo.runs.store import provenance
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A git checkout of one commit that tampo seems to run from."""
+    (tmp_path / "tampo").mkdir()
+    shutil.copy(ROOT / "tampo" / "files.py", tmp_path / "tampo" / "files.py")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(provenance, "checkout", lambda: tmp_path)
+    return tmp_path
+
+
+def test_commit_is_marked_when_code_changed_but_not_for_results(checkout):
+    commit = provenance.provenance()["commit"]
+    assert len(commit) == 40
+    (checkout / "results" / "table.csv").write_text("2")
+    assert provenance.provenance()["commit"] == commit
+    (checkout / "tampo" / "files.py").write_text("changed")
+    assert provenance.provenance()["commit"] == f"{commit}-dirty"
+
+
+def test_no_commit_outside_of_git(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "checkout", lambda: tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.provenance()["commit"] is None
+
+
+def test_an_installed_wheel_has_no_commit(checkout, monkeypatch):
+    """Its environment may lie in a repository of somebody else, whose commit says nothing."""
+    monkeypatch.setattr(project, "_PACKAGE", checkout / "tampo")
+    monkeypatch.setattr(provenance, "checkout", project.checkout)
+    assert provenance.provenance()["commit"] is None
+    (checkout / ".tampo-project").touch()
+    assert provenance.provenance()["commit"]
+
+
+def test_manifest_names_parameters_versions_and_records(tmp_path):
+    params = load_params("smoke", {"alpha": 0.2, "workers": 3})
+    record = {"identity": {"alpha": 0.2}, "files": {"a": "0"}, "commit": "c", "seconds": 1.0, "other": "left out"}
+    provenance.write_manifest(tmp_path / "m.json", params, {"training-1": record})
+    manifest = json.loads((tmp_path / "m.json").read_text())
+    assert manifest["params"]["alpha"] == 0.2
+    assert "workers" not in manifest["params"], "how many side by side does not change a result"
+    assert manifest["records"]["training-1"] == {key: record[key] for key in ("identity", "files", "commit", "seconds")}
+    assert manifest["versions"]["trl"] == "1.16.0"
+    again = load_params("smoke", {"alpha": 0.3})
+    provenance.write_manifest(tmp_path / "n.json", again, {})
+    assert json.loads((tmp_path / "n.json").read_text())["params_hash"] != manifest["params_hash"]

@@ -1,0 +1,93 @@
+"""Run by torchrun in test_distributed: each rank writes what it sampled, drew, observed and ended in.
+
+Arguments: model folder, output folder, and the trainer's settings for each run as JSON.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from tests.trainer.test_trainer import Watching, make_trainer
+
+
+class Recording(Watching):
+    """Keeps the rollouts, what the controller was asked and told, and the temperature of each fused head.
+
+    Set `rollouts` to those of another run to train on them instead of sampling.
+    """
+
+    rollouts = None
+
+    def create_scheduler(self, *args, **kwargs):
+        result = super().create_scheduler(*args, **kwargs)
+        self.given, self.rollouts = self.rollouts, []
+        self.temperatures, self.observations, self.head_temperatures = [], [], []
+        draw, update = self.controller.temperature, self.controller.update
+
+        def temperature(step):
+            self.temperatures.append(draw(step))
+            return self.temperatures[-1]
+
+        def observe(observation):
+            rows = observation.log_likelihoods, observation.advantages, observation.lengths
+            self.observations.append([part.tolist() for part in rows])
+            update(observation)
+
+        self.controller.temperature, self.controller.update = temperature, observe
+        return result
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        if self.given is None:
+            completions, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        else:
+            prompts, completions = self.given[len(self.rollouts)]
+            assert prompts == prompt_ids, "rollouts of other prompts"
+        self.rollouts.append((prompt_ids, completions))
+        return completions, None
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.head_temperatures.append([head.temperature for head in self._heads._heads])
+        return loss
+
+
+def main(model: str, output: str, *runs: str) -> None:
+    settings = [json.loads(run) for run in runs]
+    if "deepspeed" in settings[0]:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo will do, and needs no C++ compiler
+        # On CPU, accelerate leaves this to DeepSpeed's first use of it, which under ZeRO-3 is the loading of the
+        # model: too late, its batch sizes are then checked for one process.
+        deepspeed.init_distributed(dist_backend="gloo")
+    prompts = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a in range(8) for b in range(8)]})
+    for i, changes in enumerate(settings):
+        trainer = make_trainer(Path(model), prompts, Path(output), Recording, ddp_backend="gloo", **changes)
+        trainer.train()
+        name = f"run{i}-rank{trainer.args.process_index}.json"
+        Path(output, name).write_text(json.dumps(record(trainer)))
+
+
+def record(trainer: Recording) -> dict:
+    return {
+        "wrapper": type(trainer.model_wrapped).__name__,
+        # ZeRO-3 leaves an empty tensor in the place of a split parameter.
+        "head_is_split": trainer._policy().get_output_embeddings().weight.numel() == 0,
+        "rollouts": trainer.rollouts,
+        "temperatures": trainer.temperatures,
+        "head_temperatures": trainer.head_temperatures,
+        "observations": trainer.observations,
+        "state": trainer.controller.state_dict(),
+        "error": max(trainer.errors),
+        "reference_passes": sum(is_reference for _, is_reference, _ in trainer.passes),
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    torch.distributed.barrier()
+    os._exit(0)  # threads of gloo, which DeepSpeed's engines keep, abort a normal exit now and then
