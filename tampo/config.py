@@ -271,6 +271,8 @@ class Params(TrainingConfig, EvaluationConfig):
 def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
     """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
 
+    A file may say `base: mini` (a scale, or a YAML file beside it), and then only what differs from that one.
+
     A source of None, "None" or "" is the scale in the variable TAMPO_SCALE, or else mini.
     An override of None, "None" or "" leaves the file's value: so templates and notebooks say "as in params". The
     word "null" is the value null. Lists are lists or text, "0.6,1.0" or "[0.6, 1.0]"; seeds may be a range, "0-4".
@@ -284,12 +286,7 @@ def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] |
         (0, 1, 2)
     """
     path = _params_path(default_scale() if _as_in_params(source) else str(source))
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
+    values = _read(path)
     values = {name: value for name, value in values.items() if value is None or not _as_in_params(value)}
     given = {name: value for name, value in (overrides or {}).items() if not _as_in_params(value)}
     for name in [*values, *given]:
@@ -298,6 +295,26 @@ def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] |
         return Params(**(values | given))
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from error
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    """The values in a YAML file, over those of the file that its `base` names."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if path in above:
+        raise ConfigError(f"{path} is its own base, by way of {', '.join(p.name for p in above)}.")
+    beside = path.parent / str(base)
+    try:
+        return _read(beside if beside.is_file() else _params_path(str(base)), (*above, path)) | values
+    except ConfigError as error:
+        raise ConfigError(f"The base of {path}: {error}") from error
 
 
 def default_scale() -> str:

@@ -114,6 +114,29 @@ def test_bad_files_are_named(tmp_path, text, message):
         load_params(path)
 
 
+def test_a_file_says_what_differs_from_its_base(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: mini\nscale: mine\nalpha: 0.2\n")
+    (tmp_path / "more.yaml").write_text("base: mine.yaml\nseeds: 0-2\nalpha: 0.3\n")
+    params = load_params(tmp_path / "more.yaml", {"p": 0.5})
+    assert params == load_params("mini", {"scale": "mine", "seeds": [0, 1, 2], "alpha": 0.3, "p": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("maxi", "The base of .*mine.yaml: No scale 'maxi'"),
+        ("mine.yaml", "mine.yaml is its own base, by way of mine.yaml"),
+        ("other.yaml", "mine.yaml is its own base, by way of mine.yaml, other.yaml"),
+        ("[1]", "The base of .*mine.yaml: No scale"),
+    ],
+)
+def test_bad_bases_are_named(base, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "other.yaml").write_text("base: mine.yaml\n")
+    with pytest.raises(ConfigError, match=message):
+        load_params(tmp_path / "mine.yaml")
+
+
 @pytest.mark.parametrize("source", ["maxi", "../pyproject", "nowhere.yaml"])
 def test_unknown_scales_are_refused(source):
     with pytest.raises(ConfigError, match=r"No (scale|parameter file)"):

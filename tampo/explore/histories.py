@@ -24,11 +24,11 @@ _PROBABILITY = re.compile(r"\w+/p\(([0-9.e+-]+)\)")  # of TAMPO, and of a bandit
 _ROLLOUT_COLUMNS = {"prompt", "completion", "problem_id", "advantage"}  # no view does without
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException)
 
-# What a label says where a training differs from most of its store, and in which words.
-_TOLD = {
+# Parameters that a label names where a training run differs in them from most of its store.
+_NAMED = {
     "model": "model {}",
     "alpha": "α = {}",
-    "p": "p = {}",
+    "top_p": "p = {}",
     "likelihood": "{} of log-likelihoods",
     "max_steps": "{} steps",
     "learning_rate": "learning rate {}",
@@ -183,12 +183,14 @@ def _order(history: History) -> tuple[Any, ...]:
 
 
 def _labels(histories: Sequence[History]) -> list[str]:
-    usual = {name: _commonest([h.identity.get(name) for h in histories if name in h.identity]) for name in _TOLD}
+    parameters = [_parameters(history.identity) for history in histories]
+    usual = {name: _commonest([own[name] for own in parameters if name in own]) for name in _NAMED}
     labels = []
-    for history in histories:
-        own = history.identity
-        parts = [_title(own) if own else history.name]
-        parts += [words.format(own[name]) for name, words in _TOLD.items() if own.get(name, usual[name]) != usual[name]]
+    for history, own in zip(histories, parameters, strict=True):
+        parts = [_title(history.identity) if own else history.name]
+        parts += [
+            words.format(own[name]) for name, words in _NAMED.items() if own.get(name, usual[name]) != usual[name]
+        ]
         parts += [f"seed {own['seed']}"] if "seed" in own else []
         if history.manifest is None:
             total = f" of {own['max_steps']}" if "max_steps" in own else ""
@@ -201,10 +203,15 @@ def _labels(histories: Sequence[History]) -> list[str]:
     ]
 
 
+def _parameters(identity: dict[str, Any]) -> dict[str, Any]:
+    """All parameters in one mapping, those of the controller included."""
+    controller = identity.get("temperature_controller_kwargs")
+    return identity | (controller if isinstance(controller, dict) else {})
+
+
 def _title(identity: dict[str, Any]) -> str:
-    parameters = identity.get("temperature_controller_kwargs")
     name = str(identity.get("temperature_controller", "unknown controller"))
-    return controller_title(name, parameters if isinstance(parameters, dict) else {})
+    return controller_title(name, _parameters(identity))
 
 
 def _commonest(values: list[Any]) -> Any:

@@ -1,5 +1,6 @@
 """Which runs each table is made of, and the scores that come of them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +28,10 @@ class Method:
 
 # What a controller is called in tables, figures and `explore`; {} are its parameters.
 CONTROLLER_TITLES = {
+    "fixed": "GRPO (T = {value})",
+    "linear": "GRPO (T = {start_temperature} → {end_temperature})",
     "tampo": "TAMPO",
-    "fixed": "GRPO (T = {value:g})",
-    "linear": "GRPO (T = {start_temperature:g} → {end_temperature:g})",
-    "cosine": "Cosine ({start_temperature:g} → {end_temperature:g})",
+    "cosine": "Cosine ({start_temperature} → {end_temperature})",
     "staged": "Staged ({stages})",
     "entropy-target": "EntropyTarget ({target})",
     "e3": "E3",
@@ -41,15 +42,16 @@ CONTROLLER_TITLES = {
 
 def controller_title(name: str, parameters: Mapping[str, Any]) -> str:
     """What a controller with these parameters is called; its name, where it has no title."""
-    words = dict(parameters)
-    if "stages" in words:
-        words["stages"] = ", ".join(f"{stage:g}" for stage in words["stages"])
-    if "target" in words:
-        words["target"] = f"{words['target']:g}" if words["target"] else "first"
-    try:
-        return CONTROLLER_TITLES.get(name, name).format_map(words)
-    except (KeyError, ValueError):  # the record of another version
-        return name
+
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return ", ".join(map(text, value))
+        return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+    words = defaultdict(lambda: "?", {key: text(value) for key, value in parameters.items()})
+    if parameters.get("target") == 0:
+        words["target"] = "first"  # the entropy of the first steps
+    return CONTROLLER_TITLES.get(name, name).format_map(words)
 
 
 def _row(key: str, controller: str, title: str | None = None, **parameters: Any) -> Method:

@@ -16,6 +16,7 @@ from tampo.runs.store import LIVE_LOG, PARAMETERS, RunStore
 from tests.explore.small_store import (
     CANDIDATES,
     GROUP,
+    PARAMS,
     PROBLEMS,
     add_finished,
     add_running,
@@ -51,7 +52,7 @@ def test_labels_say_what_is_unusual_and_are_never_the_same(store):
     for number, changes in enumerate([{}, {}, {"alpha": 0.1}, {"model": "mini-rare"}, {"max_grad_norm": 2.0}]):
         folder = store.root / f"training-{number:016x}"
         folder.mkdir(parents=True)
-        own = identity(TAMPO, seed=min(number, 1)) | changes
+        own = training_identity(PARAMS.training(seed=min(number, 1), **TAMPO.changes | changes))
         (folder / "manifest.json").write_text(json.dumps({"identity": own}))
         metrics(TAMPO).to_csv(folder / "metrics.csv", index=False)
     assert [history.label for history in find_histories(store.root)] == [
@@ -133,11 +134,12 @@ def test_every_rule_has_a_title(store):
     for number, controller in enumerate((*CONTROLLERS, "rule-of-tomorrow")):
         folder = store.root / f"training-{number:016x}"
         folder.mkdir(parents=True)
-        own = {"controller": controller, "temperature_start": 0.9, "temperature_stages": [0.9, 1.5], "seed": 0}
+        parameters = {"start_temperature": 0.9, "stages": [0.9, 1.5]}
+        own = {"temperature_controller": controller, "temperature_controller_kwargs": parameters, "seed": 0}
         (folder / "manifest.json").write_text(json.dumps({"identity": own}))
         metrics(FIXED).to_csv(folder / "metrics.csv", index=False)
     labels = {history.label for history in find_histories(store.root)}
-    assert {"Cosine (0.9 → ?), seed 0", "Staged [0.9, 1.5], seed 0", "EXP3, seed 0", "UCB, seed 0"} <= labels
+    assert {"Cosine (0.9 → ?), seed 0", "Staged (0.9, 1.5), seed 0", "EXP3, seed 0", "UCB, seed 0"} <= labels
     assert {"EntropyTarget (?), seed 0", "rule-of-tomorrow, seed 0"} <= labels
     assert len(labels) == len(CONTROLLERS) + 1
 
