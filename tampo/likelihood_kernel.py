@@ -4,10 +4,13 @@ One program a token walks over the tile in blocks, with one running maximum for 
 does for one. Read this beside `RunningSums._add_rows`, which is the same computation in torch.
 """
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from tampo.extras import extra
+
+with extra("trl"):
+    import torch
+    import triton
+    import triton.language as tl
+    from torch import Tensor
 
 # Exponentials that a program holds at a time: blocks get shorter as temperatures get more.
 _POWERS = 8192

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tampo
+from tests.versions import HIGHEST, LOWEST
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -167,6 +168,16 @@ def test_metadata_has_ranges_and_no_pins():
         assert not any(s.operator == "==" for s in own.specifier), text
 
 
+def test_the_ends_of_the_ranges_are_the_versions_that_were_run():
+    """`make test-versions` runs the trainer's tests with these."""
+    ranges = {Requirement(text).name: Requirement(text) for text in PROJECT["optional-dependencies"]["trl"]}
+    for name, lowest in LOWEST.items():
+        assert f">={lowest}" in str(ranges[name].specifier) or f">={lowest.removesuffix('.0')}" in str(
+            ranges[name].specifier
+        )
+        assert ranges[name].specifier.contains(HIGHEST[name])
+
+
 def test_no_file_names_the_host_of_an_index():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
@@ -251,6 +262,12 @@ def test_numpy_alone_gives_the_method(wheel, tmp_path):
     for name in ("TAMPOTrainer", "TAMPOConfig", "virtual_log_likelihoods"):
         code = f"import tampo\ntry:\n    tampo.{name}\nexcept ImportError as error:\n    print(error)"
         assert 'It comes with: pip install "tampo[trl]"' in run([bin_ / "python", "-c", code], tmp_path)
+    rooms = [path.parent.name for path in (ROOT / "tampo").glob("*/__init__.py")]
+    modules = sorted(path.stem for path in (ROOT / "tampo").glob("*.py")) + rooms
+    for module in modules:
+        code = f"try:\n    import tampo.{module}\nexcept ImportError as error:\n    print(error)"
+        said = run([bin_ / "python", "-c", code], tmp_path).strip() if module != "__main__" else ""
+        assert not said or "pip install" in said, f"tampo.{module}: {said}"
     for command in (["params"], ["train", "smoke"], ["train", "--help"]):
         said = run([bin_ / "tampo", *command], tmp_path, status=2)
         assert 'It comes with: pip install "tampo[reproduce]"' in said

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from tampo.controllers.base import RolloutBatch
-from tampo.controllers.registry import make_controller
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
 from tests.trainer.test_trainer import SETTINGS, make_trainer
@@ -153,7 +152,8 @@ def test_one_process_given_the_same_rollouts_agrees(strategy, run, two_ranks, ti
 def test_a_controller_shown_the_same_observations_agrees_to_the_last_bit(strategy, two_ranks, tmp_path):
     first, _ = two_ranks(strategy)
     config = TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | COMMON))
-    alone = make_controller("tampo", config.controller_settings(config.max_steps))
+    alone = config.configure_controller()
+    alone.start(config.run_settings(config.max_steps))
     for step, rows in enumerate(first["observations"]):
         assert alone.temperature(step) == first["temperatures"][step]
         mixed = np.random.default_rng(step).permutation(len(rows[1]))  # one process may hold them in another order
