@@ -1,12 +1,6 @@
-"""The `tampo` command.
-
-Commands are argparse's, so that `tampo --help` waits for nothing. The options of `tampo.config.Params` are put in by
-pydantic-settings, which reads names, types, defaults and meanings from that one model; jsonargparse and tyro would
-need a second description of its types. What is given stays text, and `load_params` reads it, as in a notebook.
-"""
+"""The `tampo` command: each subcommand imports what it needs when it runs."""
 
 import argparse
-import difflib
 import errno
 import os
 import sys
@@ -16,67 +10,7 @@ from typing import Any
 
 from tampo import __version__
 from tampo.extras import extra
-
-
-class _UsageError(Exception):
-    """An option that does not exist, or lacks its value."""
-
-
-class _ParameterParser(argparse.ArgumentParser):
-    """The parser of a command that takes every parameter as an option; what is given goes to `overrides`."""
-
-    _has_parameters = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if not self._has_parameters:
-            self._has_parameters = True
-            self._names = add_parameters(self)
-        parsed, rest = super().parse_known_args([_as_option(word) for word in args or ()], namespace)
-        if rest:
-            raise _UsageError(_unknown_parameter(rest[0], self._names))
-        given = {name: getattr(parsed, name) for name in self._names if name in parsed}
-        parsed.overrides = {
-            name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()
-        }
-        return parsed, []
-
-    def error(self, message: str) -> Any:
-        raise _UsageError(f"{message}. `{self.prog} --help` lists all parameters.")
-
-
-def add_parameters(parser: argparse.ArgumentParser) -> list[str]:
-    """Give `parser` an option for each parameter, with its type, default and meaning; returns their names."""
-    with extra("reproduce"):
-        from pydantic_settings import BaseSettings, CliSettingsSource
-
-        from tampo.config import Params
-
-    class Options(Params, BaseSettings):  # type: ignore[misc]  # each has a model_config
-        pass
-
-    CliSettingsSource(Options, root_parser=parser, cli_kebab_case=True, formatter_class=argparse.HelpFormatter)
-    return list(Params.model_fields)
-
-
-def _as_option(word: str) -> str:
-    """`--eval_problems`, as files and notebooks write it, as the option `--eval-problems`; a letter has one dash."""
-    name, equals, value = word.partition("=")
-    if not word.startswith("--") or len(name) < 3:
-        return word
-    return (name.replace("_", "-") if len(name) > 3 else name[1:]) + equals + value
-
-
-def _unknown_parameter(word: str, known: Sequence[str]) -> str:
-    if not word.startswith("-"):
-        return f"{word!r} is not expected here: write --parameter VALUE."
-    from tampo.config import RENAMED
-
-    name = word.partition("=")[0].strip("-").replace("-", "_")
-    if name in RENAMED:
-        return f"--{name} is now {RENAMED[name]}."
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean --{near[0].replace('_', '-')}?" if near else "`tampo params` lists all parameters."
-    return f"Unknown parameter {word.partition('=')[0]}. {hint}"
+from tampo.options import ParameterParser, UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -119,7 +53,7 @@ _SCALE = "a scale's name (smoke, mini, paper) or the path of a YAML file"
 
 def _add(commands: Any, name: str, run: Any, text: str, **settings: Any) -> argparse.ArgumentParser:
     """A command that takes a scale and every parameter."""
-    commands._parser_class = _ParameterParser
+    commands._parser_class = ParameterParser
     command = commands.add_parser(
         name,
         help=text,
@@ -168,7 +102,7 @@ def _add_sweep(commands: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs of a sweep that
     failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
-    expected: tuple[type[Exception], ...] = (_UsageError, ImportError, FileExistsError)
+    expected: tuple[type[Exception], ...] = (UsageError, ImportError, FileExistsError)
     try:
         options = build_parser().parse_args(arguments)
         if options.command != "init":

@@ -1,28 +1,22 @@
-"""The parameters of an experiment: one flat set that YAML files, the command line and notebooks all build.
+"""The parameters of an experiment: one flat model that YAML files, the command line and notebooks all build.
 
-`Params` is everything; `TrainingConfig` and `EvaluationConfig` are the parts that decide what a training and an
-evaluation produce, and so what a stored run is known by (`tampo.runs.store`).
+`Params` is everything. `TrainingConfig` and `EvaluationConfig` are the parts that decide what a training run and an
+evaluation produce, and so what their records are known by.
 """
 
-import difflib
-import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from tampo.extras import extra
-
-with extra("reproduce"):
-    import yaml
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-
+from tampo.config.text import expand_ranges, list_items, mapping
 from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, resolved
 from tampo.controllers.registry import CONTROLLERS, configure
 from tampo.controllers.schedules import Fixed
 from tampo.controllers.tampo import TAMPO
+from tampo.extras import extra
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
-from tampo.project import bundled, parameter_folders, project_root
+
+with extra("reproduce"):
+    from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -30,36 +24,10 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 
-# Names of earlier versions, and what is written now: where TRL has a name for a parameter, it is TRL's.
-RENAMED = {
-    "steps": "max_steps",
-    "micro_batch": "per_device_train_batch_size",
-    "scoring_batch": "scoring_batch_size",
-    "engine_memory": "vllm_gpu_memory_utilization",
-    "vllm_server": "vllm_server_base_url",
-    "warmup_ratio": "warmup_steps",
-    "controller": "temperature_controller",
-    "temperatures": "temperature_candidates",
-    "temperature_start": "temperature_controller_kwargs: {start_temperature: ...}",
-    "temperature_end": "temperature_controller_kwargs: {end_temperature: ...}",
-    "temperature_stages": "temperature_controller_kwargs: {stages: [...]}",
-    "target_entropy": "temperature_controller_kwargs: {target: ...}",
-    "entropy_gain": "temperature_controller_kwargs: {gain: ...}",
-    "exp3_exploration": "temperature_controller_kwargs: {exploration: ...}",
-    "ucb_exploration": "temperature_controller_kwargs: {exploration: ...}",
-}
-
-# At most so many seeds, which a slip in a range would exceed.
-MAX_SEEDS = 1000
-
 Seed = Annotated[int, Field(ge=0)]
 
-# Where things are, as files are known by their content, and where a log is sent.
-_PLACES = frozenset({"data_dir", "vllm_server_base_url", "report_to"})
-
-
-class ConfigError(ValueError):
-    """A parameter is unknown, of the wrong type or out of range; the message names it and the way out."""
+# Addresses decide nothing: files are identified by their content, and a log goes anywhere.
+_ADDRESSES = frozenset({"data_dir", "vllm_server_base_url", "report_to"})
 
 
 class _Flat(BaseModel):
@@ -71,56 +39,16 @@ class _Flat(BaseModel):
         """Text means the same wherever it comes from: a YAML file, the command line, `papermill -p` or `-y`."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         if get_origin(annotation) is tuple:
-            items = _list_items(value)
-            return _expand_ranges(items) if get_args(annotation)[0] is Seed else items
+            items = list_items(value)
+            return expand_ranges(items) if get_args(annotation)[0] is Seed else items
         if get_origin(annotation) is dict:
-            return _mapping(value)
+            return mapping(value)
         if isinstance(value, str):
             if value.strip().lower() == "null" and type(None) in get_args(annotation):
                 return None
             if annotation is not str and re.match(r"\s*\d+\s*-", value):  # which pydantic reads as a negative number
                 raise ValueError("must be one number, not a range")
         return value
-
-
-def _mapping(value: Any) -> Any:
-    """A mapping, which may be text: {start_temperature: 0.8}, as YAML or JSON write it. None is an empty one."""
-    if not isinstance(value, str):
-        return {} if value is None else value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError("must be a mapping such as {start_temperature: 0.8}") from error
-
-
-def _list_items(value: Any) -> Any:
-    """The items of a list, which may be one value, or text with commas and perhaps brackets; anything else as it is."""
-    if isinstance(value, str):
-        inside = re.fullmatch(r"\s*[\[(](.*)[\])]\s*", value, re.DOTALL)
-        return [part.strip(" \t\n'\"") for part in (inside[1] if inside else value).split(",") if part.strip()]
-    return [value] if isinstance(value, int | float) else value
-
-
-def _expand_ranges(items: Any) -> Any:
-    """Seeds with "0-4" written out; repeated ones count once."""
-    if not isinstance(items, list | tuple):
-        return items
-    seeds: list[Any] = []
-    for item in items:
-        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", item) if isinstance(item, str) else None
-        if match is None:
-            seeds.append(item)
-            continue
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last:
-            raise ValueError(f"the range {item.strip()} must go up")
-        if last - first >= MAX_SEEDS:
-            raise ValueError(f"the range {item.strip()} has more than {MAX_SEEDS} seeds")
-        seeds += range(first, last + 1)
-    if len(seeds) > MAX_SEEDS:
-        raise ValueError(f"more than {MAX_SEEDS} seeds")
-    hashable = all(isinstance(seed, int | float | str) for seed in seeds)
-    return list(dict.fromkeys(seeds)) if hashable else seeds
 
 
 class _DataConfig(_Flat):
@@ -185,7 +113,7 @@ class TrainingConfig(_DataConfig):
         RunSettings.warmup_temperature, gt=0, description="Sampling temperature of the warm-up."
     )
     report_to: tuple[Tracker, ...] = Field(
-        (), description="Trackers that get the log of a training: tensorboard, trackio, wandb."
+        (), description="Trackers that get the log of a training run: tensorboard, trackio, wandb."
     )
     seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
 
@@ -231,7 +159,7 @@ class TrainingConfig(_DataConfig):
         idle = {"alpha", "p", "likelihood", "temperature"}
         if not controller.uses_warmup:
             idle |= {"meta_warmup_ratio", "meta_warmup_temperature"}
-        own = self.model_dump(mode="json", exclude={*idle, *_PLACES})
+        own = self.model_dump(mode="json", exclude={*idle, *_ADDRESSES})
         return own | {"temperature_controller_kwargs": {**resolved(controller)}}
 
 
@@ -249,7 +177,7 @@ class EvaluationConfig(_DataConfig):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this evaluation of a given model."""
-        return self.model_dump(mode="json", exclude=set(_PLACES))
+        return self.model_dump(mode="json", exclude=set(_ADDRESSES))
 
 
 class Params(TrainingConfig, EvaluationConfig):
@@ -266,113 +194,3 @@ class Params(TrainingConfig, EvaluationConfig):
     def evaluation(self, **changes: Any) -> EvaluationConfig:
         """The evaluation that these parameters describe, with `changes`."""
         return EvaluationConfig(**self.model_dump(include=set(EvaluationConfig.model_fields)) | changes)
-
-
-def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
-    """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
-
-    A file may say `base: mini` (a scale, or a YAML file beside it), and then only what differs from that one.
-
-    A source of None, "None" or "" is the scale in the variable TAMPO_SCALE, or else mini.
-    An override of None, "None" or "" leaves the file's value: so templates and notebooks say "as in params". The
-    word "null" is the value null. Lists are lists or text, "0.6,1.0" or "[0.6, 1.0]"; seeds may be a range, "0-4".
-
-    Raises:
-        ConfigError: No such scale or file, not a flat mapping, an unknown parameter (with the nearest known name),
-            or a value of the wrong type or out of range.
-
-    Example:
-        >>> load_params("mini", {"alpha": 0.1, "seeds": "0-2", "eval_problems": "null"}).seeds
-        (0, 1, 2)
-    """
-    path = _params_path(default_scale() if _as_in_params(source) else str(source))
-    values = _read(path)
-    values = {name: value for name, value in values.items() if value is None or not _as_in_params(value)}
-    given = {name: value for name, value in (overrides or {}).items() if not _as_in_params(value)}
-    for name in [*values, *given]:
-        check_parameter_name(str(name), where=f"{path}" if name in values else "the overrides")
-    try:
-        return Params(**(values | given))
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
-
-
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    """The values in a YAML file, over those of the file that its `base` names."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if path in above:
-        raise ConfigError(f"{path} is its own base, by way of {', '.join(p.name for p in above)}.")
-    beside = path.parent / str(base)
-    try:
-        return _read(beside if beside.is_file() else _params_path(str(base)), (*above, path)) | values
-    except ConfigError as error:
-        raise ConfigError(f"The base of {path}: {error}") from error
-
-
-def default_scale() -> str:
-    """The scale where none is given: that in the variable TAMPO_SCALE, or else mini."""
-    return os.environ.get("TAMPO_SCALE", "").strip() or "mini"
-
-
-def _as_in_params(value: Any) -> bool:
-    """Whether an override says nothing: what a notebook's cell or an unfilled template holds."""
-    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
-
-
-def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError, with the nearest known name, unless `name` is a field of `Params` or among `also`."""
-    known = [*Params.model_fields, *also]
-    if name in RENAMED:
-        raise ConfigError(f"The parameter {name!r} in {where} is now {RENAMED[name]}.")
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
-        raise ConfigError(f"Unknown parameter {name!r} in {where}.{hint}")
-
-
-def _params_path(source: str | Path) -> Path:
-    try:
-        return _find_params(source)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{str(source)[:100]!r} cannot be a parameter file: {error}") from error
-
-
-def _find_params(source: str | Path) -> Path:
-    if str(source).endswith((".yaml", ".yml")):
-        path = Path(source).expanduser()
-        if not path.is_file() and not path.is_absolute():
-            path = project_root() / path  # notebooks run in their own folder
-        if not path.is_file() and Path(source).parts[:1] == ("params",):
-            path = bundled("params") / Path(*Path(source).parts[1:])  # params/paper.yaml, away from a checkout
-        if not path.is_file():
-            raise ConfigError(
-                f"No parameter file {source}. `tampo init DIR` writes those of the package into a folder."
-            )
-        return path
-    known = {path.stem: path for folder in reversed([*parameter_folders()]) for path in folder.glob("*.yaml")}
-    if str(source) not in known:
-        raise ConfigError(
-            f"No scale {str(source)!r}; known are {', '.join(sorted(known))}. Or give the path of a .yaml file."
-        )
-    return known[str(source)]
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    lines, items = [], error.errors()
-    for item in items:
-        if item["type"] == "too_short" and any(other["loc"][:1] == item["loc"] for other in items if other is not item):
-            continue  # a list is short because its items were refused
-        name = ".".join(str(part) for part in item["loc"])
-        given = f", got {item['input']!r}" if name else ""
-        lines.append(f"  {name or 'parameters'}: {item['msg'].removeprefix('Value error, ')}{given}")
-    return f"Bad parameters (from {path}, with overrides):\n" + "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Parameters from a scale's name or a YAML file, with what is given over them."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tampo.config.model import Params
+from tampo.extras import extra
+from tampo.project import bundled, parameter_folders, project_root
+
+with extra("reproduce"):
+    import yaml
+    from pydantic import ValidationError
+
+# Names of earlier versions, and what is written now: where TRL has a name for a parameter, it is TRL's.
+RENAMED = {
+    "steps": "max_steps",
+    "micro_batch": "per_device_train_batch_size",
+    "scoring_batch": "scoring_batch_size",
+    "engine_memory": "vllm_gpu_memory_utilization",
+    "vllm_server": "vllm_server_base_url",
+    "warmup_ratio": "warmup_steps",
+    "controller": "temperature_controller",
+    "temperatures": "temperature_candidates",
+    "temperature_start": "temperature_controller_kwargs: {start_temperature: ...}",
+    "temperature_end": "temperature_controller_kwargs: {end_temperature: ...}",
+    "temperature_stages": "temperature_controller_kwargs: {stages: [...]}",
+    "target_entropy": "temperature_controller_kwargs: {target: ...}",
+    "entropy_gain": "temperature_controller_kwargs: {gain: ...}",
+    "exp3_exploration": "temperature_controller_kwargs: {exploration: ...}",
+    "ucb_exploration": "temperature_controller_kwargs: {exploration: ...}",
+}
+
+
+class ConfigError(ValueError):
+    """A parameter is unknown, of the wrong type or out of range; the message names it and the way out."""
+
+
+def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Parameters from a scale's name ("mini": params/mini.yaml) or a YAML file, with `overrides` over them.
+
+    A file may say `base: mini` (a scale, or a YAML file beside it), and then only what differs from that one.
+
+    A source of None, "None" or "" is the scale in the variable TAMPO_SCALE, or else mini.
+    An override of None, "None" or "" leaves the file's value: so templates and notebooks say "as in params". The
+    word "null" is the value null. Lists are lists or text, "0.6,1.0" or "[0.6, 1.0]"; seeds may be a range, "0-4".
+
+    Raises:
+        ConfigError: No such scale or file, not a flat mapping, an unknown parameter (with the nearest known name),
+            or a value of the wrong type or out of range.
+
+    Example:
+        >>> load_params("mini", {"alpha": 0.1, "seeds": "0-2", "eval_problems": "null"}).seeds
+        (0, 1, 2)
+    """
+    path = _params_path(default_scale() if _as_in_params(source) else str(source))
+    values = _read(path)
+    values = {name: value for name, value in values.items() if value is None or not _as_in_params(value)}
+    given = {name: value for name, value in (overrides or {}).items() if not _as_in_params(value)}
+    for name in [*values, *given]:
+        check_parameter_name(str(name), where=f"{path}" if name in values else "the overrides")
+    try:
+        return Params(**(values | given))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    """The values in a YAML file, over those of the file that its `base` names."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if path in above:
+        raise ConfigError(f"{path} is its own base, by way of {', '.join(p.name for p in above)}.")
+    beside = path.parent / str(base)
+    try:
+        return _read(beside if beside.is_file() else _params_path(str(base)), (*above, path)) | values
+    except ConfigError as error:
+        raise ConfigError(f"The base of {path}: {error}") from error
+
+
+def default_scale() -> str:
+    """The scale where none is given: that in the variable TAMPO_SCALE, or else mini."""
+    return os.environ.get("TAMPO_SCALE", "").strip() or "mini"
+
+
+def _as_in_params(value: Any) -> bool:
+    """Whether an override says nothing: what a notebook's cell or an unfilled template holds."""
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def check_parameter_name(name: str, where: str, also: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError, with the nearest known name, unless `name` is a field of `Params` or among `also`."""
+    known = [*Params.model_fields, *also]
+    if name in RENAMED:
+        raise ConfigError(f"The parameter {name!r} in {where} is now {RENAMED[name]}.")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
+        raise ConfigError(f"Unknown parameter {name!r} in {where}.{hint}")
+
+
+def _params_path(source: str | Path) -> Path:
+    try:
+        return _find_params(source)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{str(source)[:100]!r} cannot be a parameter file: {error}") from error
+
+
+def _find_params(source: str | Path) -> Path:
+    if str(source).endswith((".yaml", ".yml")):
+        path = Path(source).expanduser()
+        if not path.is_file() and not path.is_absolute():
+            path = project_root() / path  # notebooks run in their own folder
+        if not path.is_file() and Path(source).parts[:1] == ("params",):
+            path = bundled("params") / Path(*Path(source).parts[1:])  # params/paper.yaml, away from a checkout
+        if not path.is_file():
+            raise ConfigError(
+                f"No parameter file {source}. `tampo init DIR` writes those of the package into a folder."
+            )
+        return path
+    known = {path.stem: path for folder in reversed([*parameter_folders()]) for path in folder.glob("*.yaml")}
+    if str(source) not in known:
+        raise ConfigError(
+            f"No scale {str(source)!r}; known are {', '.join(sorted(known))}. Or give the path of a .yaml file."
+        )
+    return known[str(source)]
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines, items = [], error.errors()
+    for item in items:
+        if item["type"] == "too_short" and any(other["loc"][:1] == item["loc"] for other in items if other is not item):
+            continue  # a list is short because its items were refused
+        name = ".".join(str(part) for part in item["loc"])
+        given = f", got {item['input']!r}" if name else ""
+        lines.append(f"  {name or 'parameters'}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return f"Bad parameters (from {path}, with overrides):\n" + "\n".join(lines)
