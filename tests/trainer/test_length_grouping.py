@@ -1,4 +1,4 @@
-"""Scoring by length gives what scoring of the whole rectangle gives, values and gradients."""
+"""Log-probs computed in groups of similar length equal those of the whole rectangle, values and gradients."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tampo import TAMPOConfig, TAMPOTrainer
-from tampo.trainer.length_grouping import score_by_length
+from tampo.trainer.length_grouping import compute_by_length
 from tests.trainer.test_trainer import make_trainer
 
 pytestmark = pytest.mark.contract
@@ -36,7 +36,7 @@ def test_every_value_returns_to_its_place(lengths, rows):
         return own, None, own[..., None] * torch.tensor([1, 2])
 
     keep = mask[:, -length:].bool()
-    whole, found = score(ids, mask, length), score_by_length(score, ids, mask, length, rows)
+    whole, found = score(ids, mask, length), compute_by_length(score, ids, mask, length, rows)
     assert torch.equal(found[0][keep], whole[0][keep])
     assert found[1] is None
     assert torch.equal(found[2][keep], whole[2][keep])
@@ -54,7 +54,7 @@ def test_groups_are_as_wide_as_their_longest_row(lengths, rows):
         assert mask[:, -length:].any(dim=0).all() or length == 1, "a column of completions that is all padding"
         return (torch.zeros(len(ids), length),)
 
-    score_by_length(score, ids, mask, length, rows)
+    compute_by_length(score, ids, mask, length, rows)
     assert len(shapes) == -(-len(lengths) // rows), "the number of calls depends on the number of rows alone"
     assert sum(shape[0] for shape in shapes) == len(lengths)
 
@@ -65,7 +65,7 @@ def test_rows_without_a_token_and_masks_with_holes():
     mask[0] = 0
     mask[1, 4] = 0  # inside its completion
     whole = (ids * mask)[:, -length:]
-    (found,) = score_by_length(lambda i, m, c: ((i * m)[:, -c:],), ids, mask, length, 1)
+    (found,) = compute_by_length(lambda i, m, c: ((i * m)[:, -c:],), ids, mask, length, 1)
     assert torch.equal(found, whole)
 
 
@@ -76,9 +76,9 @@ def test_training_is_the_same_up_to_rounding(tiny_model_path, prompts, tmp_path,
     class Watching(TAMPOTrainer):
         observations = ()
 
-        def _observe(self, inputs):
-            super()._observe(inputs)
-            if self._unobserved == 0:
+        def _collect_likelihoods(self, inputs):
+            super()._collect_likelihoods(inputs)
+            if self._missing_rows == 0:
                 self.observations = (*self.observations, self.rollout_batch)
 
     def run(name, **more):

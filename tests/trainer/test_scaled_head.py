@@ -117,7 +117,7 @@ def test_a_version_that_scores_at_another_temperature_is_refused(scaled, tiny_mo
 
     trainer._heads._hooks = lambda hook: hooks(lambda model, output: other(model, output, hook))
     trainer._record_next_pass = True
-    with pytest.raises(RuntimeError, match=r"does not score at the current temperature.*1\.16\.0"):
+    with pytest.raises(RuntimeError, match=r"does not compute log-probs at the current temperature.*1\.16\.0"):
         score(trainer, trainer.model)
 
 

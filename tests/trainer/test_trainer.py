@@ -116,7 +116,7 @@ def test_log_probs_in_the_loss_are_those_of_the_temperature_in_force(watched):
 
 def test_importance_ratio_is_one_on_the_first_pass(watched):
     """Where TRL scores rollouts before the update, the loss's first pass must agree; elsewhere it is the pass."""
-    assert bool(watched.first_ratios) == watched._scored_at_generation
+    assert bool(watched.first_ratios) == watched._log_probs_at_generation
     for ratio in watched.first_ratios:
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
 

@@ -146,8 +146,8 @@ def test_unknown_versions_of_trl_are_refused(tiny_model_path, monkeypatch):
     with pytest.raises(RuntimeError, match="does not keep the temperature of its fused LM head .*1.16.0"):
         FusedHead(AutoModelForCausalLM.from_pretrained(tiny_model_path))
     monkeypatch.setattr(chunked_logprob, "_forward_tile", lambda tile, targets: None)
-    with pytest.raises(RuntimeError, match="does not fold the tiles .*1.16.0"), tapped_logits(print):
+    with pytest.raises(RuntimeError, match="does not accumulate the tiles .*1.16.0"), tapped_logits(print):
         pass
     monkeypatch.delattr(chunked_logprob, "_forward_tile")
-    with pytest.raises(RuntimeError, match="does not fold the tiles"):
+    with pytest.raises(RuntimeError, match="does not accumulate the tiles"):
         check_tiles()
