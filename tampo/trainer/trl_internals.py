@@ -66,6 +66,11 @@ def checkpoint_folder(trainer: GRPOTrainer, trial: Any) -> Path:
     return Path(trainer._get_output_dir(trial=trial))
 
 
+def tokenize_prompts(trainer: GRPOTrainer, prompts: list[Any]) -> list[list[int]]:
+    """Token ids of each prompt, a text or a chat."""
+    return trainer._tokenize_prompts(prompts)[0]
+
+
 def set_sampling_temperature(trainer: GRPOTrainer, temperature: float) -> None:
     """Set the temperature of the next rollouts, for every engine."""
     if trainer.use_vllm:

@@ -321,23 +321,39 @@ def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompt
         ("temperature_candidates", [0.0, 1.0]),
         ("temperature_candidates", [float("nan")]),
         ("temperature", -1.0),
-        ("temperature_end", float("inf")),
         ("meta_alpha", 1.5),
         ("meta_top_p", float("nan")),
         ("meta_warmup_ratio", -0.1),
         ("meta_likelihood", "max"),
-        ("temperature_stages", []),
-        ("temperature_stages", 1.0),
-        ("target_entropy", -1),
-        ("entropy_gain", 0),
-        ("exp3_exploration", 2),
-        ("ucb_exploration", float("inf")),
         ("generation_kwargs", {"temperature": 2.0}),
     ],
 )
 def test_config_names_the_bad_parameter(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
         TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("controller", "name", "value"),
+    [
+        ("linear", "end_temperature", float("inf")),
+        ("staged", "stages", []),
+        ("staged", "stages", 1.0),
+        ("entropy-target", "target", -1),
+        ("entropy-target", "gain", 0),
+        ("exp3", "exploration", 2),
+        ("ucb", "exploration", float("inf")),
+    ],
+)
+def test_config_names_the_bad_parameter_of_a_controller(tmp_path, controller, name, value):
+    controller_settings = {"temperature_controller": controller, "temperature_controller_kwargs": {name: value}}
+    with pytest.raises(ValueError, match=f"temperature_controller_kwargs: .*{name}"):
+        TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | controller_settings))
+
+
+def test_config_refuses_an_old_name_with_the_new_one(tmp_path):
+    with pytest.raises(TypeError, match=r"has no entropy_gain any more; write temperature_controller_kwargs=.*gain"):
+        TAMPOConfig(output_dir=str(tmp_path), entropy_gain=0.1, **SETTINGS)
 
 
 def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
