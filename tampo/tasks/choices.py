@@ -1,7 +1,6 @@
-"""A multiple-choice family of another kind than arithmetic: which of five animals has the most, or the fewest, legs.
+"""A multiple-choice family: which of five animals has the most, or the fewest, legs.
 
-The knowledge is reasoning-gym's (its leg_counting family); the questions are our own. The mini scale's stand-in for
-the commonsense choices of Table 5.
+The mini scale's stand-in for the commonsense choices of Table 5. The numbers of legs are reasoning-gym's.
 """
 
 import random
@@ -12,10 +11,7 @@ LETTERS = "ABCDE"
 
 
 def make_entry(index: int) -> dict[str, Any]:
-    """Question `index`, in the form of a reasoning-gym entry: question, answer (a letter), metadata.
-
-    One animal has more legs, or fewer, than each of the four others.
-    """
+    """Question `index` as a reasoning-gym entry: question, answer (a letter), metadata. One option is correct."""
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     rng = random.Random(index)
@@ -35,12 +31,7 @@ def make_entry(index: int) -> dict[str, Any]:
 
 
 def solve(metadata: Mapping[str, Any], write: Callable[[int], int]) -> tuple[str, str]:
-    """The legs of each option, and the letter that follows from them.
-
-    Args:
-        metadata: Of an entry.
-        write: Every value that is worked out passes through it, and may come back wrong.
-    """
+    """The legs of each option, and the letter that follows from them; `write` may change a number."""
     legs = [abs(write(count)) for count in metadata["legs"]]
     steps = "\n".join(f"{letter}={count}" for letter, count in zip(LETTERS, legs, strict=True))
     return steps, LETTERS[legs.index(_pick(legs, metadata["most"]))]

@@ -177,7 +177,7 @@ def test_find_boxed(text, answer):
     assert find_boxed(text) == answer
 
 
-QUICK = {  # name: (completion, gold), judged within the deadline as anything but correct
+QUICK = {  # name: (completion, gold), graded within the deadline, and not as correct
     "closed boxes": ("\\boxed{1},\n" * 50_000, "5"),
     "open boxes": ("\\boxed{" * 100_000, "5"),
     "backslashes": ("\\" * 1_000_000, "5"),
@@ -296,7 +296,7 @@ from tampo.grading.pool import GradingPool
 pool = GradingPool(workers=1, deadline=2)
 verdict = pool.grade(["\\\\boxed{{2x}}"], ["x+x"])[0]
 print(verdict.status, *(m for m in ("torch", "pandas", "sympy") if m in sys.modules))
-worker = pool._idle.get().process.pid
+[worker] = [worker.process.pid for worker in pool._workers]
 maps = pathlib.Path(f"/proc/{{worker}}/maps").read_text()
 print(worker, "torch" in maps or "pandas" in maps, flush=True)
 {end}

@@ -6,7 +6,7 @@ import pytest
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 from tampo.tasks.choices import LETTERS, make_entry, solve
-from tampo.tasks.mini import CHOICE_TASKS, extract_answer, make_problems, score, worked_solution
+from tampo.tasks.mini import CHOICE_TASKS, extract_answer, is_correct, make_problems, worked_solution
 
 
 @pytest.mark.parametrize("index", range(200))
@@ -42,8 +42,8 @@ def test_it_is_a_family_like_the_others(task):
     assert not {p.question for p in make_problems(task, 1000)} & {p.question for p in problems}
     rng = random.Random(0)
     for problem in problems:
-        assert score(problem, worked_solution(problem, rng))
-        assert not score(problem, problem.answer)
+        assert is_correct(problem, worked_solution(problem, rng))
+        assert not is_correct(problem, problem.answer)
     slipped = [worked_solution(problem, rng, slip=0.9) for problem in problems]
     assert all(extract_answer(text) in tuple(LETTERS) for text in slipped)
-    assert sum(score(p, text) for p, text in zip(problems, slipped, strict=True)) < 150
+    assert sum(is_correct(p, text) for p, text in zip(problems, slipped, strict=True)) < 150
