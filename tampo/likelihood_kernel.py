@@ -67,18 +67,10 @@ def accumulate(
     logit_scale: float,
     softcap: float | None,
 ) -> None:
-    """Add a tile of logits to `maximum` (M,), `sums` (M, K) and `chosen` (M,), all float32, in place.
+    """Add a tile of logits (M, v) to `maximum` (M,), `sums` (M, K) and `chosen` (M,), all float32, in place.
 
-    Args:
-        logits: Shape (M, v), float32, bfloat16 or float16; columns must be contiguous, rows need not be.
-        tokens: Tokens whose log-probability is wanted, shape (M,).
-        rates: log2(e) / T_k, shape (K,).
-        maximum: Running maximum of each token's logits; at first the lowest float32.
-        sums: Running sums of 2^((z - maximum) rate).
-        chosen: Logit of the token itself, once its tile was added.
-        start: Index in the vocabulary of the tile's first column.
-        logit_scale: Factor of the logits before the soft-cap.
-        softcap: If given, logits become `softcap * tanh(logits / softcap)`.
+    `rates` are log2(e) / T_k, shape (K,); for all others see `StreamingLogProbs`. The tile is float32, bfloat16 or
+    float16; its columns must be contiguous, its rows need not be.
     """
     if not len(logits):
         return

@@ -37,10 +37,9 @@ class Verdict:
 
     Attributes:
         correct: True only with the status "correct".
-        status: "correct", "wrong", "unparseable" (no answer was found, or it is not mathematics), "gold_unparseable"
-            (the gold answer is not mathematics) or "timeout" (the deadline or the memory cap was exceeded, or the
-            workers died).
-        answer: The answer in the completion, at most 1,000 characters; None if none was found or on timeout.
+        status: "correct", "wrong", "unparseable" (no answer, or it is not mathematics), "gold_unparseable" (the gold
+            answer is not mathematics) or "timeout" (deadline or memory cap exceeded, or the workers died).
+        answer: The answer in the completion, at most 1,000 characters; None without one or on timeout.
     """
 
     correct: bool

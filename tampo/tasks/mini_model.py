@@ -38,29 +38,17 @@ _POOL = 4  # batches drawn together and sorted by length
 
 @dataclass(frozen=True)
 class Recipe:
-    """Supervised training of a base model: flawless solutions, then those of a noisy teacher.
+    """Supervised training of a base model: flawless solutions, then those of a noisy teacher (`worked_solution`)."""
 
-    Attributes:
-        tasks: Families of `tampo.tasks.mini`.
-        steps: Optimizer steps.
-        noisy_share: Share of the steps, the last ones, with the noisy teacher.
-        slip: Its probability of a wrong value (`worked_solution`).
-        skip: Its probability of an answer without steps.
-        give_up: Its probability of no answer.
-        problems_per_task: Training problems per family.
-        batch_size: Solutions per step.
-        learning_rate: Peak; a third of it in the noisy steps.
-    """
-
-    tasks: tuple[str, ...] = TASKS
-    steps: int = 4200
-    noisy_share: float = 0.25
-    slip: float = 0.1
-    skip: float = 0.25
-    give_up: float = 0.0
-    problems_per_task: int = 3500
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    tasks: tuple[str, ...] = TASKS  # families of `tampo.tasks.mini`
+    steps: int = 4200  # optimizer steps
+    noisy_share: float = 0.25  # share of the steps, the last ones, with the noisy teacher
+    slip: float = 0.1  # its probability of a wrong value
+    skip: float = 0.25  # of an answer without steps
+    give_up: float = 0.0  # of no answer
+    problems_per_task: int = 3500  # training problems per family
+    batch_size: int = 32  # solutions per step
+    learning_rate: float = 3e-3  # peak; a third of it in the noisy steps
 
 
 RECIPES: dict[str, Recipe] = {

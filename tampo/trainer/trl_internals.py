@@ -3,7 +3,7 @@
 The methods that `TAMPOTrainer` overrides are in `tampo.trainer.trainer`.
 
 TRL's fused LM head (1.15 and later) never holds the logits: it multiplies hidden states and weights tile by tile, and
-adds each tile to running sums. `FusedHead` changes the temperature that the head captured when the trainer was built.
+adds each tile to running sums. `FusedHeads` changes the temperature that the heads captured when the trainer was built.
 `tapped_logits` shows each tile to a reader first. So the K virtual log-likelihoods need no second product with the LM
 head, and they use the logits of the loss: same precision, same gathering of a head that ZeRO-3 has split.
 """
@@ -117,37 +117,11 @@ class Heads(ABC):
         """
 
 
-class FusedHead:
-    """The temperature that TRL's `add_fused_lm_head` captured for one model.
-
-    TRL has no setter. All log-probabilities read the temperature from one cell in the closure of the model's forward.
-    Changing that cell keeps what accelerate wrapped around the forward since; a new head would drop it.
-
-    Args:
-        model: A model with a fused head.
-
-    Raises:
-        RuntimeError: There is no such closure, as in other versions of TRL.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        forward = inspect.unwrap(cast(Any, model).forward, stop=lambda f: "temperature" in _free_variables(f))
-        cells = _free_variables(forward)
-        if "temperature" not in cells:
-            raise RuntimeError(_unknown_version("keep the temperature of its fused LM head"))
-        self._temperature = cells["temperature"]
-
-    @property
-    def temperature(self) -> float:
-        return self._temperature.cell_contents
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._temperature.cell_contents = value
-
-
 class FusedHeads(Heads):
     """TRL's fused heads.
+
+    TRL has no setter: all log-probabilities read the temperature from one cell per model, in its forward's closure.
+    Changing that cell keeps what accelerate wrapped around the forward since; a new head would drop it.
 
     Args:
         models: The policy and, if there is one, the reference model.
@@ -160,16 +134,16 @@ class FusedHeads(Heads):
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         check_tiles()
-        self._heads = [FusedHead(model) for model in models]
+        self.cells = [_temperature_cell(model) for model in models]
 
     @property
     def temperature(self) -> float:  # type: ignore[override]  # an attribute in Heads
-        return self._heads[0].temperature
+        return self.cells[0].cell_contents
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        for head in self._heads:
-            head.temperature = value
+        for cell in self.cells:
+            cell.cell_contents = value
 
     def log_probs(
         self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
@@ -180,6 +154,19 @@ class FusedHeads(Heads):
         with tapped_logits(recorder):
             computed = compute()
         return *computed, recorder.log_probs()
+
+
+def _temperature_cell(model: Any) -> CellType:
+    forward = inspect.unwrap(model.forward, stop=lambda function: "temperature" in _free_variables(function))
+    cells = _free_variables(forward)
+    if "temperature" not in cells:
+        raise RuntimeError(_unknown_version("keep the temperature of its fused LM head"))
+    return cells["temperature"]
+
+
+def _free_variables(function: Any) -> dict[str, CellType]:
+    code = getattr(function, "__code__", None)
+    return dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) if code else {}
 
 
 # A tile of logits (n, v), the tokens of its rows (n,), the vocabulary index of its first column, and how the logits
@@ -289,8 +276,3 @@ def _unknown_version(what: str) -> str:
     return (
         f"TRL {trl.__version__} does not {what} as tampo expects. Install the version of TRL that tampo pins (1.16.0)."
     )
-
-
-def _free_variables(function: Any) -> dict[str, CellType]:
-    code = getattr(function, "__code__", None)
-    return dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) if code else {}

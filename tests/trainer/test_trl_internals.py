@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from trl.trainer import utils as trl_utils
 
-from tampo.trainer.trl_internals import FusedHead, LogitRecorder, check_tiles, chunked_logprob, tapped_logits
+from tampo.trainer.trl_internals import FusedHeads, LogitRecorder, check_tiles, chunked_logprob, tapped_logits
 from tests.conftest import choose_heads
 
 add_fused_lm_head = getattr(trl_utils, "add_fused_lm_head", None)
@@ -144,7 +144,7 @@ def test_trl_is_left_as_it_was(model, batch):
 def test_unknown_versions_of_trl_are_refused(tiny_model_path, monkeypatch):
     check_tiles()
     with pytest.raises(RuntimeError, match="does not keep the temperature of its fused LM head .*1.16.0"):
-        FusedHead(AutoModelForCausalLM.from_pretrained(tiny_model_path))
+        FusedHeads([AutoModelForCausalLM.from_pretrained(tiny_model_path)])
     monkeypatch.setattr(chunked_logprob, "_forward_tile", lambda tile, targets: None)
     with pytest.raises(RuntimeError, match="does not accumulate the tiles .*1.16.0"), tapped_logits(print):
         pass

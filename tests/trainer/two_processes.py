@@ -51,7 +51,7 @@ class Recording(Watching):
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
-        self.head_temperatures.append([head.temperature for head in self._heads._heads])
+        self.head_temperatures.append([cell.cell_contents for cell in self._heads.cells])
         return loss
 
 
