@@ -155,8 +155,8 @@ def virtual_log_probs(
         mask: Shape (B, L); where it is 0, the result is 0.
         temperatures: The K virtual temperatures.
         bias: The LM head's bias, shape (V,).
-        logit_scale: Factor of the logits before the soft-cap (1 in most models).
-        softcap: If given, logits become `softcap * tanh(logits / softcap)` (Gemma).
+        logit_scale: As in `StreamingLogProbs.accumulate` (1 in most models).
+        softcap: As in `StreamingLogProbs.accumulate` (Gemma).
         tile_elements: Number of logits in memory at a time.
 
     Returns:

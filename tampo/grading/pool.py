@@ -79,7 +79,7 @@ def grade_math(
 # out-of-memory killer) keeps the lock or breaks the whole pool. Of 46 SIGKILLs at random moments, 19 broke its pool and
 # 6 stalled a batch for over two minutes; of 40, none delayed this pool. Both grade about 400 real completions a second
 # on two busy cores. Without loky's process context, pebble also imports the caller's `__main__`.
-class GradingPool:
+class GradingPool(contextlib.AbstractContextManager["GradingPool"]):
     """Worker processes that grade answers. They start when first needed and end at `close`, `with` or exit.
 
     Several threads may use one pool. A forked process needs its own pool.
@@ -114,9 +114,6 @@ class GradingPool:
     def close(self) -> None:
         """End the workers. A closed pool raises RuntimeError when used."""
         self._finalizer()
-
-    def __enter__(self) -> "GradingPool":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -1,8 +1,9 @@
 """The mini scale's problems: reasoning-gym families, answer matching, and a teacher that writes solutions.
 
-Questions and answer checks are reasoning-gym's. This module adds a train/test split by a hash of the question, worked
-solutions in steps short enough for a tiny model, and the marker of an answer. The teacher can make mistakes: a base
-model trained on them samples right and wrong computations, so reinforcement learning has something to improve.
+Questions and answer checks are reasoning-gym's, except those of "leg_choice", a multiple-choice family in place of
+Table 5's commonsense questions. This module adds a train/test split by a hash of the question, worked solutions in
+steps short enough for a tiny model, and the marker of an answer. The teacher can make mistakes: a base model trained on
+them samples right and wrong computations, so reinforcement learning has something to improve.
 """
 
 import hashlib
@@ -17,8 +18,7 @@ from functools import cache
 from typing import Any, Literal
 
 import reasoning_gym
-
-from tampo.tasks import choices
+from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 Split = Literal["train", "test"]
 
@@ -33,6 +33,8 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 TASKS: tuple[str, ...] = tuple(_CONFIGS)
 CHOICE_TASKS: tuple[str, ...] = ("leg_choice",)  # multiple choice; has a separate base model
+
+LETTERS = "ABCDE"
 
 _TEST_SHARE = 0.25
 _MAX_REPEATS = 10_000  # known questions in a row, then the family counts as exhausted
@@ -146,7 +148,28 @@ def _entries(task: str, seed: int) -> Iterator[dict[str, Any]]:
     # reasoning-gym draws item i from seed + i: neighbouring seeds would give shifted copies of one list.
     start = int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:6], "big")
     for index in itertools.count(start):
-        yield choices.make_entry(index) if task in CHOICE_TASKS else _dataset(task)[index]
+        yield make_choice(index) if task in CHOICE_TASKS else _dataset(task)[index]
+
+
+def make_choice(index: int) -> dict[str, Any]:
+    """Question `index`, which of five animals has the most, or the fewest, legs, as a reasoning-gym entry.
+
+    One option is correct. The numbers of legs are reasoning-gym's.
+    """
+    rng = random.Random(index)
+    most = rng.random() < 0.5
+    names = sorted(ANIMALS)
+    while True:
+        options = rng.sample(names, len(LETTERS))
+        legs = [ANIMALS[name] for name in options]
+        if legs.count(_pick(legs, most)) == 1:
+            break
+    offered = "\n".join(f"{letter} {name}" for letter, name in zip(LETTERS, options, strict=True))
+    return {
+        "question": f"Which has the {'most' if most else 'fewest'} legs?\n{offered}",
+        "answer": LETTERS[legs.index(_pick(legs, most))],
+        "metadata": {"options": options, "legs": legs, "most": most},
+    }
 
 
 def _split_of(question: str) -> Split:
@@ -212,11 +235,21 @@ def _solve_simple_equations(metadata: Metadata, write: Write) -> tuple[str, str]
     return f"{coefficient}*{name}={moved}={total}\n{name}={total}/{coefficient}={value}", str(value)
 
 
+def solve_choice(metadata: Metadata, write: Write) -> tuple[str, str]:
+    legs = [abs(write(count)) for count in metadata["legs"]]
+    steps = "\n".join(f"{letter}={count}" for letter, count in zip(LETTERS, legs, strict=True))
+    return steps, LETTERS[legs.index(_pick(legs, metadata["most"]))]
+
+
+def _pick(legs: list[int], most: bool) -> int:
+    return max(legs) if most else min(legs)
+
+
 _SOLVERS: dict[str, Callable[[Metadata, Write], tuple[str, str]]] = {
     "chain_sum": _solve_chain,
     "fraction_simplification": _solve_fraction_simplification,
     "gcd": _solve_gcd,
     "products": _solve_chain,
     "simple_equations": _solve_simple_equations,
-    "leg_choice": choices.solve,
+    "leg_choice": solve_choice,
 }

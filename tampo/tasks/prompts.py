@@ -9,8 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tampo.tasks.choices import LETTERS
-from tampo.tasks.mini import Problem
+from tampo.tasks.mini import LETTERS, Problem
 
 Message = dict[str, str]  # {"role": "system" | "user", "content": text}
 

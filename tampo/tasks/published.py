@@ -19,8 +19,7 @@ from typing import Any
 
 from tampo.files import sha256
 from tampo.grading.answers import find_boxed
-from tampo.tasks.choices import LETTERS
-from tampo.tasks.mini import Problem
+from tampo.tasks.mini import LETTERS, Problem
 
 DATA_DIR_VARIABLE = "TAMPO_DATA_DIR"
 

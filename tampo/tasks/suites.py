@@ -9,8 +9,7 @@ from typing import Protocol
 
 from tampo.grading import Status, Verdict, grade_math
 from tampo.tasks import mini
-from tampo.tasks.choices import LETTERS
-from tampo.tasks.mini import Problem
+from tampo.tasks.mini import LETTERS, Problem
 from tampo.tasks.prompts import Message, problem_messages
 from tampo.tasks.published import Loaded, load_benchmark, load_training, local_digests
 

@@ -5,7 +5,7 @@ from typing import Any, Self, cast
 
 from trl import GRPOConfig
 
-from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of
+from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, parameter
 from tampo.controllers.registry import CONTROLLERS, configure
 from tampo.controllers.tampo import TAMPO
 from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_likelihood, check_temperatures
@@ -25,7 +25,7 @@ _RENAMED = {
 
 def _of_tampo(name: str) -> Any:
     """A field with the default and the help text of a parameter of the controller `TAMPO`."""
-    return field(default=default_of(TAMPO, name), metadata={"help": help_of(TAMPO, name)})
+    return parameter(default_of(TAMPO, name), help_of(TAMPO, name))
 
 
 @dataclass
@@ -47,16 +47,11 @@ class TAMPOConfig(GRPOConfig):
 
     _VALID_DICT_FIELDS = [*DICT_FIELDS, "temperature_controller_kwargs"]  # noqa: RUF012
 
-    temperature_controller: str = field(
-        default="tampo",
-        metadata={"help": f"What sets the temperature of each generation batch: {', '.join(CONTROLLERS)}."},
-    )
-    temperature_controller_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Parameters of the controller, such as {'start_temperature': 0.8} of linear; `tampo params` lists "
-            "them. Those of tampo are meta_alpha, meta_top_p and meta_likelihood."
-        },
+    temperature_controller: str = parameter("tampo", f"Sets the sampling temperature: {', '.join(CONTROLLERS)}.")
+    temperature_controller_kwargs: dict[str, Any] | str | None = parameter(
+        None,
+        "Parameters of the controller, such as {'start_temperature': 0.8} of linear; `tampo params` lists them. Those "
+        "of tampo are meta_alpha, meta_top_p and meta_likelihood.",
     )
     temperature_candidates: list[float] = field(
         default_factory=lambda: list(DEFAULT_TEMPERATURES),
@@ -65,19 +60,15 @@ class TAMPOConfig(GRPOConfig):
     meta_alpha: float = _of_tampo("alpha")
     meta_top_p: float = _of_tampo("top_p")
     meta_likelihood: str = _of_tampo("likelihood")
-    meta_warmup_ratio: float = field(
-        default=RunSettings.warmup_ratio,
-        metadata={"help": "Share of the run that samples at meta_warmup_temperature while the meta-policy learns."},
+    meta_warmup_ratio: float = parameter(
+        RunSettings.warmup_ratio,
+        "Share of the run that samples at meta_warmup_temperature.",
     )
-    meta_warmup_temperature: float = field(
-        default=RunSettings.warmup_temperature, metadata={"help": "Sampling temperature of the warm-up."}
-    )
-    scoring_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Rows per group in log-prob computation (policy and reference); rows of similar length form a "
-            "group, so that little is padding. By default a whole micro-batch, as in TRL."
-        },
+    meta_warmup_temperature: float = parameter(RunSettings.warmup_temperature, "Sampling temperature of the warm-up.")
+    scoring_batch_size: int | None = parameter(
+        None,
+        "Rows per group in log-prob computation (policy and reference); rows of similar length form a group, so that "
+        "little is padding. By default a whole micro-batch, as in TRL.",
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

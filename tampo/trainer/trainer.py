@@ -10,7 +10,6 @@ The K virtual log-likelihoods of a batch come from the logits of the first pass 
 need no further forward pass and no further product with the LM head.
 """
 
-import inspect
 import json
 import logging
 import math
@@ -99,17 +98,21 @@ class TAMPOTrainer(GRPOTrainer):
     _name = "TAMPO"
     _paper = PAPER
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
-        config = bound.arguments.get("args")
-        if config is not None and not isinstance(config, TAMPOConfig):
-            raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(config).__name__}.")
-        if config is None:
-            bound.arguments["args"] = TAMPOConfig("tampo-output")
-        prompts = bound.arguments.get("train_dataset")
-        if prompts is not None and hasattr(prompts, "__len__") and not len(prompts):
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: TAMPOConfig | None = None,
+        train_dataset: Any = None,
+        *others: Any,
+        **kwargs: Any,
+    ) -> None:
+        args = TAMPOConfig("tampo-output") if args is None else args
+        if not isinstance(args, TAMPOConfig):
+            raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(args).__name__}.")
+        if train_dataset is not None and hasattr(train_dataset, "__len__") and not len(train_dataset):
             raise ValueError("train_dataset has no rows: there is nothing to train on.")
-        super().__init__(*bound.args[1:], **bound.kwargs)
+        super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None
         self.rollout_batch: RolloutBatch | None = None

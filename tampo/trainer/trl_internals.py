@@ -81,17 +81,11 @@ def set_sampling_temperature(trainer: GRPOTrainer, temperature: float) -> None:
 
 
 class Rows(NamedTuple):
-    """Rows of prompts, padded on the left, and completions, padded on the right.
+    """Rows of prompts, padded on the left, and completions, padded on the right."""
 
-    Attributes:
-        input_ids: Shape (B, P + C).
-        attention_mask: Same shape.
-        completion_length: C.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    completion_length: int
+    input_ids: Tensor  # (B, P + C)
+    attention_mask: Tensor  # (B, P + C)
+    completion_length: int  # C
 
 
 class Heads(ABC):
@@ -106,10 +100,8 @@ class Heads(ABC):
     ) -> tuple[Tensor | None, ...]:
         """The result of `compute`, and log-probabilities of the completions at the K `temperatures`.
 
-        Args:
-            compute: Calls TRL's log-prob computation for `rows` with one of the models.
-            rows: The rows of this call.
-            temperatures: The K virtual temperatures; None to record nothing.
+        `compute` calls TRL's log-prob computation for `rows` with one of the models. Without temperatures, nothing is
+        recorded.
 
         Returns:
             The values of `compute`, the first of them log-probabilities at the current temperature, (B, C), and the
@@ -123,11 +115,7 @@ class FusedHeads(Heads):
     TRL has no setter: all log-probabilities read the temperature from one cell per model, in its forward's closure.
     Changing that cell keeps what accelerate wrapped around the forward since; a new head would drop it.
 
-    Args:
-        models: The policy and, if there is one, the reference model.
-
-    Raises:
-        RuntimeError: This version of TRL has other fused heads.
+    Raises a RuntimeError where this version of TRL has other heads.
     """
 
     cost = "no further pass and no further product with the LM head"

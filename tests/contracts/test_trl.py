@@ -1,6 +1,6 @@
 """One test for each private or undocumented name of TRL, transformers, accelerate and vLLM that tampo relies on.
 
-The name of a test is the name that it is about: after an upgrade, the list of failures says what has moved.
+Each test has the name that it checks: after an upgrade, the failed tests list what has changed.
 """
 
 import inspect
@@ -54,6 +54,10 @@ def parameters(function):
 
 
 # Methods that TAMPOTrainer overrides.
+
+
+def test_GRPOTrainer___init__():
+    assert parameters(GRPOTrainer.__init__)[:5] == ["self", "model", "reward_funcs", "args", "train_dataset"]
 
 
 def test_GRPOTrainer__generate_and_score_completions(trainer):
@@ -190,7 +194,7 @@ def test_config_names_of_other_heads(name):
 
 
 def test_accelerate_convert_outputs_to_fp32():
-    """The wrapper of a forward in mixed precision says what it wraps."""
+    """`inspect.unwrap` finds the forward inside the wrapper of mixed precision."""
 
     def forward():
         pass

@@ -212,7 +212,7 @@ def test_hostile_text():
         assert statuses["tower"] == statuses["billion digits"] == "timeout"
         assert statuses["2 MB without a box"] == "unparseable"
         assert all(len(verdict.answer or "") <= 1000 for verdict in verdicts)
-        # The pool goes on working, and NUL bytes do not hide an answer.
+        # The pool still works, and NUL bytes do not hide an answer.
         after = pool.grade(["\\boxed{5\0}", "\\boxed{x+x}"], ["5", "2x"])
         assert [verdict.status for verdict in after] == ["correct", "correct"]
 

@@ -1,4 +1,4 @@
-"""The task families: splits never overlap, the flawless teacher is right, the scorer never raises."""
+"""The task families: splits never overlap, the flawless teacher is right, answer matching never raises."""
 
 import dataclasses
 import random
@@ -38,7 +38,7 @@ def test_neighbouring_seeds_give_other_problems(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_gold_scores(task):
+def test_every_gold_answer_is_correct(task):
     for problem in make_problems(task, 200):
         assert is_correct(problem, f"\\boxed{{{problem.answer}}}")
         assert not is_correct(problem, f"\\boxed{{{problem.answer}7}}")
@@ -47,7 +47,7 @@ def test_every_gold_scores(task):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("skip", [0.0, 1.0])
-def test_a_flawless_solution_scores(task, skip):
+def test_a_flawless_solution_is_correct(task, skip):
     rng = random.Random(0)
     for problem in make_problems(task, 200, 3, "test"):
         solution = worked_solution(problem, rng, skip=skip)

@@ -96,14 +96,14 @@ def test_softcap_and_scale_are_those_of_the_model(batch, trl_path):
     torch.testing.assert_close(record(model, batch)[1].double(), whole, rtol=1e-5, atol=1e-5)
     scaled = Gemma2ForCausalLM(config).eval()
     scaled.load_state_dict(model.state_dict())
-    scaled.config.logit_scale = 0.5  # TRL reads it; Gemma's own forward does not
+    scaled.config.logit_scale = 0.5  # TRL reads it; Gemma's forward does not
     scaled.config.final_logit_softcapping = None
     halved = expected(scaled, batch, [2 * t for t in TEMPERATURES])
     add_fused_lm_head(scaled, temperature=1.0)
     torch.testing.assert_close(record(scaled, batch)[1].double(), halved, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_and_gradient_do_not_notice(model, batch):
+def test_loss_and_gradient_are_unchanged(model, batch):
     """The tap changes no bit of what TRL computes."""
     ids, mask, length = batch
     labels = ids.masked_fill(mask == 0, -100)
