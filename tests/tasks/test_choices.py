@@ -15,14 +15,6 @@ from tampo.tasks.mini import (
     solve_choice,
     worked_solution,
 )
-    CHOICE_TASKS,
-    LETTERS,
-    extract_answer,
-    is_correct,
-    make_choice,
-    make_problems,
-    worked_solution,
-)
 
 
 @pytest.mark.parametrize("index", range(200))
