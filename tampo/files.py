@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, then renamed into it."""
+"""Atomic writes: a file is complete or missing, because it is written under a temporary name and then renamed."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from typing import Any
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends without an error.
 
-    The folder is made where it is missing. After an error (a full disk, Ctrl-C) `path` is as it was before.
+    Creates the folder. After an error (a full disk, Ctrl-C) `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -24,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's own 0600 would hide results from a group
+        temporary.chmod(0o644)  # mkstemp makes files readable by their owner only
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -37,12 +37,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` atomically, as indented JSON with sorted keys. NaN is refused with a ValueError."""
+    """Write `value` to `path` atomically, as indented JSON with sorted keys. Raises ValueError for NaN."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in `folder` and below, by its path from there, in order."""
+    """The SHA-256 of every file below `folder`, by its path relative to `folder`, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 

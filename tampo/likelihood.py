@@ -1,11 +1,11 @@
-"""Likelihood of rollouts under K virtual temperatures (TAMPO, section 3.3.1, Eqs. 5-8), in torch.
+"""Log-likelihood of rollouts at K virtual temperatures (TAMPO, section 3.3.1, Eqs. 5-8), in torch.
 
-One pass over the logits serves all temperatures, since the maximum of z / T is (max z) / T: each temperature costs
-one sum of exponentials. `RunningSums` takes the logits in tiles of any width, so that logits of the shape (B, L, V)
-never exist. Nothing here needs gradients: likelihoods move the meta-policy, not the model.
+One pass over the logits serves all temperatures: the maximum of z / T is (max z) / T, so each temperature costs one
+sum of exponentials. `StreamingLogProbs` reads the logits in tiles, so that logits of shape (B, L, V) never exist.
+Nothing here has gradients: likelihoods change the meta-policy, not the model.
 
-A tile is folded by a Triton kernel on a GPU and by torch elsewhere. Both raise 2 to powers: on a CPU, torch.exp2 is
-several times faster than torch.exp, and a GPU has no other instruction for it.
+A Triton kernel reads a tile on a GPU, torch elsewhere. Both use powers of 2: on a CPU, torch.exp2 is several times
+faster than torch.exp, and a GPU has no other instruction for it.
 """
 
 import math
@@ -19,30 +19,29 @@ with extra("trl"):
     from torch import Tensor
     from torch.nn import functional as F
 
-# Logits that exist at a time: 2**24 values are 64 MB in float32.
+# Logits in memory at a time: 2**24 values are 64 MB in float32.
 TILE_ELEMENTS = 2**24
 _TILE_TOKENS = 2048
 
-# What torch works on at a time. On a CPU it should stay in the cache of a core between one temperature and the next;
-# elsewhere a larger part keeps the device busy.
+# Logits that torch processes at a time. On a CPU they should stay in the core's cache for all temperatures.
 _CACHED_ELEMENTS = {"cpu": 2**18}
 _UNCACHED_ELEMENTS = 2**22
 
 
-class RunningSums:
-    """Log-probabilities of given tokens at K temperatures, from their logits in tiles over the vocabulary (Eq. 2).
+class StreamingLogProbs:
+    """Log-probabilities of given tokens at K temperatures, from tiles of logits over the vocabulary (Eq. 2).
 
     Args:
-        tokens: The tokens whose log-probability is wanted, shape (M,).
+        tokens: Shape (M,).
         temperatures: The K virtual temperatures.
-        dtype: Precision of the sums: float32, or float64.
+        dtype: Precision of the sums, float32 or float64.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 1.0]])
-        >>> sums = RunningSums(torch.tensor([0]), [0.5, 1.0])
-        >>> sums.add(logits[:, :2])
-        >>> sums.add(logits[:, 2:], start=2)
-        >>> sums.log_probs()
+        >>> stream = StreamingLogProbs(torch.tensor([0]), [0.5, 1.0])
+        >>> stream.accumulate(logits[:, :2])
+        >>> stream.accumulate(logits[:, 2:], start=2)
+        >>> stream.log_probs()
         tensor([[-0.1429, -0.4076]])
     """
 
@@ -52,35 +51,36 @@ class RunningSums:
         self._tokens = tokens
         self._temperatures = torch.as_tensor(temperatures, dtype=dtype, device=tokens.device)  # (K,)
         self._rates = math.log2(math.e) / self._temperatures  # e^(z / T) = 2^(z rate)
-        self._chosen = tokens.new_zeros(len(tokens), dtype=dtype)  # (M,), the token's own logit
-        # Not -inf, whose difference from itself is no number where all logits of a tile are forbidden.
+        self._chosen = tokens.new_zeros(len(tokens), dtype=dtype)  # (M,), logit of the token itself
+        # Not -inf: where all logits of a tile are -inf, -inf - -inf would be NaN.
         self._maximum = self._chosen.new_full((len(tokens),), torch.finfo(dtype).min)  # (M,)
         self._sums = self._chosen.new_zeros(len(tokens), len(self._rates))  # (M, K), of 2^((z - maximum) rate)
 
     @torch.no_grad()
-    def add(self, logits: Tensor, start: int = 0, logit_scale: float = 1.0, softcap: float | None = None) -> None:
-        """Take in the logits of the entries of the vocabulary from `start` on.
+    def accumulate(
+        self, logits: Tensor, start: int = 0, logit_scale: float = 1.0, softcap: float | None = None
+    ) -> None:
+        """Add one tile of logits; it is not changed.
 
         Args:
-            logits: Shape (M, v), any float dtype; they are left as they are.
-            start: The first entry's place in the vocabulary.
+            logits: Shape (M, v), any float dtype.
+            start: Index in the vocabulary of the tile's first column.
             logit_scale: Factor of the logits before the soft-cap.
             softcap: If given, logits become `softcap * tanh(logits / softcap)`.
         """
         if self._sums.dtype == torch.float32 and _use_kernel(logits.device):
-            from tampo.likelihood_kernel import fold
+            from tampo.likelihood_kernel import accumulate
 
-            fold(
-                logits, self._tokens, self._rates, self._maximum, self._sums, self._chosen, start, logit_scale, softcap
-            )
+            sums = self._maximum, self._sums, self._chosen
+            accumulate(logits, self._tokens, self._rates, *sums, start, logit_scale, softcap)
             return
         elements = _CACHED_ELEMENTS.get(logits.device.type, _UNCACHED_ELEMENTS)
         rows = max(1, elements // max(1, logits.size(1)))
         powers = self._sums.new_empty(min(rows, len(logits)), logits.size(1))
         for first in range(0, len(logits), rows):
-            self._add_rows(slice(first, first + rows), logits, start, logit_scale, softcap, powers)
+            self._accumulate_rows(slice(first, first + rows), logits, start, logit_scale, softcap, powers)
 
-    def _add_rows(
+    def _accumulate_rows(
         self, rows: slice, logits: Tensor, start: int, logit_scale: float, softcap: float | None, powers: Tensor
     ) -> None:
         z = logits[rows].to(powers.dtype)  # (m, v)
@@ -90,10 +90,10 @@ class RunningSums:
             z = softcap * torch.tanh(z / softcap)
         before = self._maximum[rows]  # (m,)
         maximum = torch.maximum(before, z.amax(dim=-1))
-        place = self._tokens[rows] - start
-        here = (place >= 0) & (place < z.size(1))
-        own = z.gather(-1, place.clamp(0, z.size(1) - 1)[:, None])[:, 0]
-        self._chosen[rows] = torch.where(here, own, self._chosen[rows])
+        column = self._tokens[rows] - start
+        in_tile = (column >= 0) & (column < z.size(1))
+        chosen = z.gather(-1, column.clamp(0, z.size(1) - 1)[:, None])[:, 0]
+        self._chosen[rows] = torch.where(in_tile, chosen, self._chosen[rows])
         z = z - maximum[:, None]
         powers = powers[: len(z)]
         tile = torch.stack([torch.mul(z, rate, out=powers).exp2_().sum(dim=-1) for rate in self._rates], dim=-1)
@@ -101,7 +101,7 @@ class RunningSums:
         self._maximum[rows] = maximum
 
     def log_probs(self) -> Tensor:
-        """Log-probabilities in nats, shape (M, K), once all tiles were added."""
+        """Log-probabilities in nats, shape (M, K), after all tiles."""
         return (self._chosen - self._maximum)[:, None] / self._temperatures - self._sums.log()
 
 
@@ -114,7 +114,7 @@ def virtual_log_likelihoods(
     Args:
         logits: Shape (B, L, V); `logits[:, t]` predicts `tokens[:, t]`.
         tokens: The sampled tokens, shape (B, L).
-        mask: 1 where a token counts, 0 for padding (and tool output), shape (B, L).
+        mask: 1 for tokens of the sum, 0 for padding (and tool output), shape (B, L).
         temperatures: The K virtual temperatures.
 
     Returns:
@@ -126,9 +126,9 @@ def virtual_log_likelihoods(
         tensor([[-0.1451, -0.4402]])
     """
     keep = mask.bool()  # (B, L)
-    sums = RunningSums(tokens[keep], temperatures, _precision(logits))
-    sums.add(logits[keep])
-    return spread(sums.log_probs(), keep).sum(dim=1)  # (B, K)
+    stream = StreamingLogProbs(tokens[keep], temperatures, _precision(logits))
+    stream.accumulate(logits[keep])
+    return scatter_to_mask(stream.log_probs(), keep).sum(dim=1)  # (B, K)
 
 
 @torch.no_grad()
@@ -146,19 +146,18 @@ def virtual_log_probs(
 ) -> Tensor:
     """Log-probability of each token at each temperature from hidden states and the LM head, tile by tile.
 
-    The per-token form: tokens that turn out not to count can be masked afterwards. Memory above the result:
-    `tile_elements` logits.
+    Needs memory for `tile_elements` logits beside the result.
 
     Args:
         hidden_states: Last hidden states, shape (B, L, H); `hidden_states[:, t]` predicts `tokens[:, t]`.
         weight: The LM head's weight, shape (V, H).
         tokens: Shape (B, L).
-        mask: 1 where a token is scored, shape (B, L); the others get 0.
+        mask: Shape (B, L); where it is 0, the result is 0.
         temperatures: The K virtual temperatures.
         bias: The LM head's bias, shape (V,).
-        logit_scale: Factor of the logits before the soft-cap (1 in most models).
-        softcap: If given, logits become `softcap * tanh(logits / softcap)` (Gemma).
-        tile_elements: How many logits exist at a time.
+        logit_scale: As in `StreamingLogProbs.accumulate` (1 in most models).
+        softcap: As in `StreamingLogProbs.accumulate` (Gemma).
+        tile_elements: Number of logits in memory at a time.
 
     Returns:
         Shape (B, L, K), float32 (float64 for float64 hidden states).
@@ -168,13 +167,13 @@ def virtual_log_probs(
     width = max(1, tile_elements // height)
     parts = [hidden_states.new_empty(0, len(temperatures), dtype=_precision(hidden_states))]
     for states, targets in zip(hidden_states[keep].split(height), tokens[keep].split(height), strict=True):
-        sums = RunningSums(targets, temperatures, _precision(hidden_states))
+        stream = StreamingLogProbs(targets, temperatures, _precision(hidden_states))
         for start in range(0, len(weight), width):
             rows = slice(start, start + width)
             logits = F.linear(states, weight[rows], None if bias is None else bias[rows])  # (height, width)
-            sums.add(logits, start, logit_scale, softcap)
-        parts.append(sums.log_probs())
-    return spread(torch.cat(parts), keep)
+            stream.accumulate(logits, start, logit_scale, softcap)
+        parts.append(stream.log_probs())
+    return scatter_to_mask(torch.cat(parts), keep)
 
 
 def virtual_log_likelihoods_from_hidden(
@@ -185,9 +184,9 @@ def virtual_log_likelihoods_from_hidden(
     temperatures: Sequence[float] | Tensor,
     **head: object,
 ) -> Tensor:
-    """`virtual_log_likelihoods` without logits of shape (B, L, V): Eq. 8 from hidden states and the LM head.
+    """`virtual_log_likelihoods` (Eq. 8) from hidden states and the LM head, without logits of shape (B, L, V).
 
-    Arguments as in `virtual_log_probs` (`head` holds its keyword arguments). Returns shape (B, K).
+    Takes the arguments of `virtual_log_probs`. Returns shape (B, K).
 
     Example:
         >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (B, L, H) = (1, 2, 2)
@@ -199,8 +198,8 @@ def virtual_log_likelihoods_from_hidden(
     return virtual_log_probs(hidden_states, weight, tokens, mask, temperatures, **head).sum(dim=1)  # type: ignore[arg-type]
 
 
-def spread(per_token: Tensor, keep: Tensor) -> Tensor:
-    """Values of the kept tokens, shape (M, K), in their places: (B, L, K), zero where `keep`, (B, L), is False."""
+def scatter_to_mask(per_token: Tensor, keep: Tensor) -> Tensor:
+    """Values (M, K) of the M tokens where `keep`, (B, L), is True, as (B, L, K) with zeros elsewhere."""
     result = per_token.new_zeros(*keep.shape, per_token.size(-1))
     result[keep] = per_token
     return result

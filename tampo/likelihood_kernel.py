@@ -1,7 +1,7 @@
-"""`tampo.likelihood.RunningSums` on a GPU: one Triton kernel folds a tile of logits into the K sums of each token.
+"""`tampo.likelihood.StreamingLogProbs` on a GPU: a Triton kernel adds a tile of logits to the K sums per token.
 
-One program a token walks over the tile in blocks, with one running maximum for all temperatures, as TRL's fused head
-does for one. Read this beside `RunningSums._add_rows`, which is the same computation in torch.
+One program per token reads the tile in blocks, with one running maximum for all temperatures. The same computation in
+torch is `StreamingLogProbs._accumulate_rows`.
 """
 
 from tampo.extras import extra
@@ -12,12 +12,12 @@ with extra("trl"):
     import triton.language as tl
     from torch import Tensor
 
-# Exponentials that a program holds at a time: blocks get shorter as temperatures get more.
+# Exponentials that a program holds at a time: more temperatures, shorter blocks.
 _POWERS = 8192
 
 
 @triton.jit
-def _fold_kernel(  # type: ignore[no-untyped-def]
+def _accumulate_kernel(  # type: ignore[no-untyped-def]
     logits_ptr,
     row_stride,
     tokens_ptr,
@@ -35,20 +35,20 @@ def _fold_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, PADDED_K)  # a block's sides are powers of two
+    k = tl.arange(0, PADDED_K)  # sizes of a block are powers of two
     rates = tl.load(rates_ptr + k, mask=k < K, other=1.0)  # (PADDED_K,)
     sums = tl.load(sums_ptr + token * K + k, mask=k < K, other=0.0)
     maximum = tl.load(maximum_ptr + token)
     chosen = tl.load(chosen_ptr + token)
-    place = tl.load(tokens_ptr + token) - start
+    token_column = tl.load(tokens_ptr + token) - start
     for first in range(0, width, BLOCK):
         column = first + tl.arange(0, BLOCK)
         inside = column < width
         z = tl.load(logits_ptr + token * row_stride + column, mask=inside, other=0.0).to(tl.float32) * logit_scale
         if HAS_SOFTCAP:
             z = softcap * (2 * tl.sigmoid(2 * z / softcap) - 1)  # tanh
-        own = inside & (column == place)  # the token itself, in one block of one tile
-        chosen += tl.sum(tl.where(own, z - chosen, 0.0), axis=0)
+        is_token = inside & (column == token_column)  # true in one block of one tile
+        chosen += tl.sum(tl.where(is_token, z - chosen, 0.0), axis=0)
         z = tl.where(inside, z, -float("inf"))
         higher = tl.maximum(maximum, tl.max(z, axis=0))
         powers = tl.exp2((z - higher)[None, :] * rates[:, None])  # (PADDED_K, BLOCK)
@@ -59,7 +59,7 @@ def _fold_kernel(  # type: ignore[no-untyped-def]
     tl.store(chosen_ptr + token, chosen)
 
 
-def fold(
+def accumulate(
     logits: Tensor,
     tokens: Tensor,
     rates: Tensor,
@@ -70,24 +70,16 @@ def fold(
     logit_scale: float,
     softcap: float | None,
 ) -> None:
-    """Update `maximum` (M,), `sums` (M, K) and `chosen` (M,), all float32, by a tile of logits (M, v), in place.
+    """Add a tile of logits (M, v) to `maximum` (M,), `sums` (M, K) and `chosen` (M,), all float32, in place.
 
-    Args:
-        logits: The tile, float32, bfloat16 or float16; its rows may lie apart, its columns may not.
-        tokens: The tokens whose log-probability is wanted, shape (M,).
-        rates: log2(e) / T_k, shape (K,).
-        maximum: Running maximum of each token's logits; at first the lowest float32.
-        sums: Running sums of 2^((z - maximum) rate).
-        chosen: The token's own logit, once its tile has come.
-        start: The tile's first place in the vocabulary.
-        logit_scale: Factor of the logits before the soft-cap.
-        softcap: If given, logits become `softcap * tanh(logits / softcap)`.
+    `rates` are log2(e) / T_k, shape (K,); for all others see `StreamingLogProbs`. The tile is float32, bfloat16 or
+    float16; its columns must be contiguous, its rows need not be.
     """
     if not len(logits):
         return
     padded = triton.next_power_of_2(len(rates))
     with torch.cuda.device_of(logits):
-        _fold_kernel[(len(logits),)](
+        _accumulate_kernel[(len(logits),)](
             logits,
             logits.stride(0),
             tokens,

@@ -1,8 +1,7 @@
-"""The temperature meta-policy (TAMPO, section 3.3.2): Eqs. 9-12 and nucleus sampling, in numpy.
+"""The temperature meta-policy (TAMPO, section 3.3.2): Eqs. 9-12 and top-p sampling, in numpy.
 
-Usable with any trainer: draw a temperature with `sample`, roll out, then give `update` the K virtual
-log-likelihoods and the advantages of the same rollouts. Log-likelihoods come from `tampo.likelihood`
-(Eqs. 5-8); which process holds which rollout is the trainer's business (`tampo.trainer.trainer`).
+For any trainer: draw a temperature with `sample`, generate rollouts, then give `update` their K virtual log-likelihoods
+(`tampo.likelihood`, Eqs. 5-8) and their advantages.
 """
 
 import math
@@ -17,18 +16,17 @@ Likelihood = Literal["sum", "mean"]
 
 DEFAULT_TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)  # section 4.1
 
-# Cumulative probabilities are sums of rounded numbers: ten times 0.1 must reach a nucleus of 1.0.
+# For rounding: the cumulative sum of ten times 0.1 must reach 1.0.
 _NUCLEUS_TOLERANCE = 1e-9
 
 
 def sparsemax(x: Any) -> Any:
-    """Euclidean projection of `x` onto the probability simplex, along the last axis.
+    """Euclidean projection of `x` onto the probability simplex, along the last axis (Martins & Astudillo 2016, Alg. 1).
 
-    Martins & Astudillo (2016), Algorithm 1. Unlike softmax it gives exact zeros to entries that are far
-    below the largest one.
+    Unlike softmax, it gives exact zeros to entries far below the largest one.
 
     Args:
-        x: Finite scores, shape (..., K), K >= 1: a torch tensor (differentiable, any device) or anything numpy takes.
+        x: Finite scores, shape (..., K), K >= 1: a torch tensor (differentiable, any device) or an array-like.
 
     Returns:
         Probabilities, shape (..., K); each row sums to 1. A tensor for a tensor, else a float64 array.
@@ -37,14 +35,14 @@ def sparsemax(x: Any) -> Any:
         >>> sparsemax([2.0, 1.5, 0.2]).tolist()
         [0.75, 0.25, 0.0]
     """
-    if hasattr(x, "detach"):  # a tensor; its own methods, since torch need not be installed
+    if hasattr(x, "detach"):  # a tensor; torch may not be installed
         return _sparsemax_of_tensor(x)
     scores = np.asarray(x, dtype=np.float64)
-    scores = scores - scores.max(axis=-1, keepdims=True)  # the projection ignores a shift; small numbers round less
+    scores = scores - scores.max(axis=-1, keepdims=True)  # same projection, less rounding
     descending = -np.sort(-scores, axis=-1)  # (..., K)
     excess = np.cumsum(descending, axis=-1) - 1  # (..., K)
     rank = np.arange(1, scores.shape[-1] + 1)  # (K,)
-    support = (descending * rank > excess).sum(axis=-1, keepdims=True)  # (..., 1), how many entries stay positive
+    support = (descending * rank > excess).sum(axis=-1, keepdims=True)  # (..., 1), number of positive entries
     threshold = np.take_along_axis(excess, support - 1, axis=-1) / support  # (..., 1)
     return np.maximum(scores - threshold, 0.0)
 
@@ -60,18 +58,12 @@ def _sparsemax_of_tensor(x: Any) -> Any:
 
 
 def nucleus(probabilities: NDArray[np.float64], top_p: float, tie_break: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keep the smallest set of most likely entries whose probability reaches `top_p`, renormalised.
-
-    Section 4.3 ("top-p sampling of the meta-policy"). `top_p=0` keeps the single most likely entry (greedy);
-    among equally likely entries, those with the lower `tie_break` come first.
+    """Keep the smallest set of most likely entries whose probability reaches `top_p`, renormalised (section 4.3).
 
     Args:
         probabilities: Shape (K,), sums to 1.
-        top_p: Mass to reach, in [0, 1].
-        tie_break: Shape (K,), here the temperatures themselves.
-
-    Returns:
-        Probabilities of the truncated distribution, shape (K,).
+        top_p: Mass to reach, in [0, 1]; 0 keeps only the most likely entry (greedy).
+        tie_break: Shape (K,); among equally likely entries, the lower value comes first.
     """
     order = np.lexsort((tie_break, -probabilities))  # most likely first, then the lower temperature
     reached = np.cumsum(probabilities[order]) >= top_p - _NUCLEUS_TOLERANCE
@@ -82,16 +74,15 @@ def nucleus(probabilities: NDArray[np.float64], top_p: float, tie_break: NDArray
 
 
 class MetaPolicy:
-    """A distribution over sampling temperatures, moved toward those that make good rollouts likely.
+    """A distribution over sampling temperatures; `update` favours those that make good rollouts likely.
 
     Args:
         temperatures: The K candidates, positive, finite and distinct (section 4.1: 0.6, 0.7, ..., 1.5).
         alpha: Weight of the newest batch in the moving average of Eq. 11, in [0, 1].
         top_p: Nucleus mass of `sample`, in [0, 1]; 0 is greedy.
-        likelihood: "sum" compares log-likelihoods summed over tokens (Eq. 8), "mean" averaged (Eq. 6).
-        seed: Seed of the generator that `sample` draws from.
-        warmup_updates: `sample` returns `warmup_temperature` until this many updates were made (section 4.1:
-            the first 10 % of the steps).
+        likelihood: "sum" compares log-likelihoods summed over tokens (Eq. 8), "mean" averaged ones (Eq. 6).
+        seed: Seed of `sample`.
+        warmup_updates: `sample` returns `warmup_temperature` until this many updates (section 4.1: 10 % of the steps).
         warmup_temperature: The temperature of the warm-up.
 
     Raises:
@@ -136,10 +127,10 @@ class MetaPolicy:
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """The distribution of Eq. 12, shape (K,), summing to 1.
+        """The distribution of Eq. 12, shape (K,).
 
-        Uniform while all averages are equal (before the first update in particular); otherwise the worst
-        temperature has probability 0.
+        Uniform while all averages are equal, as before the first update; otherwise the worst temperature has
+        probability 0.
         """
         lowest, highest = self._advantages.min(), self._advantages.max()
         if lowest == highest:
@@ -149,7 +140,7 @@ class MetaPolicy:
 
     @property
     def sampling_probabilities(self) -> NDArray[np.float64]:
-        """What `sample` draws from after the warm-up: `probabilities` cut to their nucleus, shape (K,)."""
+        """The distribution of `sample` after the warm-up: the nucleus of `probabilities`, shape (K,)."""
         return nucleus(self.probabilities, self.top_p, self.temperatures)
 
     @property
@@ -159,21 +150,19 @@ class MetaPolicy:
         return float(-(positive * np.log(positive)).sum())
 
     def sample(self) -> float:
-        """Draw the temperature of the next batch: the warm-up's, or one from the nucleus of the distribution."""
+        """Draw the temperature of the next batch."""
         if self.updates < self.warmup_updates:
             return self.warmup_temperature
         return float(self._generator.choice(self.temperatures, p=self.sampling_probabilities))
 
     def update(self, log_likelihoods: ArrayLike, advantages: ArrayLike, lengths: ArrayLike | None = None) -> None:
-        """Move the distribution with one batch of rollouts (Eqs. 9-11).
-
-        The result does not depend on the order of the rollouts, to the last bit.
+        """Update the distribution by one batch of rollouts (Eqs. 9-11), independent of their order to the last bit.
 
         Args:
-            log_likelihoods: Log-likelihood of each rollout at each candidate temperature, summed over its
-                tokens (Eq. 8), shape (N, K).
-            advantages: Advantage of each rollout (Eq. 1), shape (N,). Rollouts of groups without reward spread
-                count, with advantage 0.
+            log_likelihoods: Log-likelihood of each rollout at each candidate temperature, summed over its tokens
+                (Eq. 8), shape (N, K).
+            advantages: Advantage of each rollout (Eq. 1), shape (N,). Rollouts of groups without reward spread count,
+                with advantage 0.
             lengths: Tokens of each rollout, shape (N,); needed for `likelihood="mean"`.
 
         Raises:
@@ -188,7 +177,7 @@ class MetaPolicy:
     ) -> NDArray[np.float64]:
         """Temperature-specific advantages of one batch (Eqs. 9 and 10), shape (K,); they sum to the mean advantage.
 
-        Arguments and errors as in `update`, which it does not call.
+        Arguments and errors as in `update`; the state is unchanged.
         """
         scores = _finite("log_likelihoods", log_likelihoods, ndim=2)  # (N, K)
         weights = _finite("advantages", advantages, ndim=1)  # (N,)
@@ -205,13 +194,13 @@ class MetaPolicy:
             tokens = _finite("lengths", lengths, ndim=1)  # (N,)
             if tokens.shape != weights.shape or (tokens < 0).any():
                 raise ValueError(f"lengths must hold {len(weights)} token counts >= 0, got {tokens}.")
-            scores = scores / np.maximum(tokens, 1)[:, None]  # an empty completion has log-likelihood 0 anyway
+            scores = scores / np.maximum(tokens, 1)[:, None]  # an empty rollout has log-likelihood 0
         specific = sparsemax(scores) * weights[:, None]  # (N, K), Eq. 9
-        # math.fsum is exact, so neither the order of rollouts nor their split over processes shows.
+        # math.fsum is exact: the order of rollouts and their split over processes have no effect.
         return np.array([math.fsum(column) for column in specific.T]) / len(weights)  # Eq. 10
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on with the same draws; plain JSON types."""
+        """The state as JSON types, including the random generator."""
         return {
             "temperatures": self.temperatures.tolist(),
             "advantages": self._advantages.tolist(),
@@ -220,17 +209,17 @@ class MetaPolicy:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        """Restore the result of `state_dict`.
 
         Raises:
-            ValueError: The state is of other candidate temperatures, or lacks a part. Nothing is changed then.
+            ValueError: The state has other candidate temperatures, or is incomplete. Nothing is changed then.
         """
         missing = {"temperatures", "advantages", "updates", "generator"} - state.keys()
         if missing:
             raise ValueError(f"The meta-policy's state lacks {sorted(missing)}.")
         if state["temperatures"] != self.temperatures.tolist():
             raise ValueError(
-                f"The state is of the temperatures {state['temperatures']}, this meta-policy has "
+                f"The state has the temperatures {state['temperatures']}, this meta-policy has "
                 f"{self.temperatures.tolist()}."
             )
         advantages = _finite("advantages", state["advantages"], ndim=1)
@@ -242,7 +231,7 @@ class MetaPolicy:
 
 
 def check_temperatures(name: str, temperatures: Sequence[float]) -> NDArray[np.float64]:
-    """`temperatures` as an array of shape (K,), or a ValueError that names what is wrong with `name`."""
+    """`temperatures` as an array of shape (K,), or a ValueError that names `name`."""
     try:
         values = np.asarray(temperatures, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):  # words, a ragged list, an integer of 400 digits

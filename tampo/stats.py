@@ -1,7 +1,6 @@
-"""Estimates from repeated samples: Pass@k, and means with intervals and tests over problems and training seeds.
+"""Pass@k, and means with intervals and tests over problems and training seeds.
 
-An interval covers the variation over problems of the same kind and, with several training seeds, over seeds. With one
-seed it does not cover variation over seeds; the tables show the number of seeds.
+An interval covers the variation over problems of the same kind and, with several training seeds, over seeds.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]
     The unbiased estimator of Chen et al. (2021), as a product, so that large n does not overflow.
 
     Args:
-        n: Samples drawn for each problem.
-        c: Correct samples, between 0 and n; same shape as `n` or a scalar.
+        n: Samples per problem.
+        c: Correct samples; same shape as `n` or a scalar.
         k: Between 1 and every n.
 
     Returns:
@@ -40,7 +39,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]
         )
     if ((right < 0) | (right > total)).any():
         raise ValueError("c must be between 0 and n for every problem.")
-    # C(n - c, k) / C(n, k) is the probability that k draws without replacement all miss: a product of k ratios.
+    # C(n - c, k) / C(n, k), the probability that k draws without replacement all miss, is a product of k ratios.
     draws = np.arange(k)  # (k,)
     misses = np.maximum(total[..., None] - right[..., None] - draws, 0) / (total[..., None] - draws)
     result = 1 - misses.prod(axis=-1)
@@ -49,14 +48,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> float | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval.
-
-    Attributes:
-        value: The mean.
-        low: Lower end of the interval.
-        high: Upper end.
-        p_greater: One-sided p-value of the hypothesis that the mean is at most 0.
-    """
+    """A mean with its interval [low, high], and the one-sided p-value of the hypothesis that the mean is at most 0."""
 
     value: float
     low: float
@@ -65,13 +57,12 @@ class Estimate:
 
 
 def mean_interval(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Estimate:
-    """Mean over groups (benchmarks, each with the same weight) of the mean over seeds and problems.
+    """Mean over groups (benchmarks, with equal weights) of the mean over seeds and problems.
 
-    Seeds and problems are crossed: every seed has a value for every problem, and a seed is the same in all groups. The
-    variance of the mean is the variance of the seeds' means plus that of the problems' means minus that of their
-    interaction, which both contain (analysis of variance with two random factors). It is at least the larger of the
-    two. The interval is Student's t with Satterthwaite's degrees of freedom. For a paired comparison, pass the
-    differences.
+    Seeds and problems are crossed: every seed has a value for every problem, in all groups. The variance of the mean is
+    that of the seeds' means plus that of the problems' means minus that of their interaction, which both contain
+    (analysis of variance with two random factors), and at least the larger of the two. The interval is Student's t with
+    Satterthwaite's degrees of freedom. For a paired comparison, pass the differences.
 
     Args:
         groups: One array per benchmark, shape (seeds, problems), or (problems,) for one seed.
@@ -112,7 +103,7 @@ def _variance_of_mean(values: NDArray[np.float64]) -> float:
 
 
 def _interaction(array: NDArray[np.float64]) -> float:
-    """Variance that the interaction of seeds and problems (and noise) gives to the mean of an array (S, P)."""
+    """Variance of the mean of an array (S, P) from the interaction of seeds and problems, and noise."""
     seeds, problems = array.shape
     if seeds == 1 or problems == 1:
         return 0.0
@@ -134,12 +125,10 @@ def deviation_interval(values: NDArray[np.float64], confidence: float = 0.95) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for multiple tests by Holm's step-down method; reject where the result is below the level.
+    """p-values adjusted for multiple tests by Holm's step-down method; NaN counts as p = 1.
 
-    The probability of at least one false rejection stays below the level, whatever the dependence between the tests.
-
-    Args:
-        p_values: Any number of p-values; NaN counts as a test with p = 1.
+    Rejecting where the result is below a level keeps the probability of any false rejection below it, whatever the
+    dependence between the tests.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tampo.likelihood import RunningSums, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
+from tampo.likelihood import StreamingLogProbs, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
 from tests.test_likelihood import TEMPERATURES, oracle, rollouts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -16,9 +16,9 @@ def kernel(monkeypatch):
     """Fold with the kernel, and count its calls."""
     import tampo.likelihood_kernel as module
 
-    calls, fold = [], module.fold
+    calls, accumulate = [], module.accumulate
     monkeypatch.setattr("tampo.likelihood._use_kernel", lambda device: True)
-    monkeypatch.setattr(module, "fold", lambda *args: (calls.append(args[0].shape), fold(*args))[1])
+    monkeypatch.setattr(module, "accumulate", lambda *args: (calls.append(args[0].shape), accumulate(*args))[1])
     yield calls
     assert calls, "the kernel was not used"
 
@@ -38,8 +38,8 @@ def test_one_tile(vocabulary, dtype, k):
     logits = (torch.randn(9, vocabulary, generator=generator) * 6).to(dtype).to(DEVICE)
     tokens = torch.randint(vocabulary, (9,), generator=generator).to(DEVICE)
     temperatures = torch.linspace(0.1, 3, k).tolist()
-    sums = RunningSums(tokens, temperatures)
-    sums.add(logits)
+    sums = StreamingLogProbs(tokens, temperatures)
+    sums.accumulate(logits)
     torch.testing.assert_close(
         sums.log_probs().double(), expected_log_probs(logits, tokens, temperatures), rtol=1e-5, atol=1e-5
     )
@@ -56,12 +56,12 @@ def test_tiles_scale_and_softcap(scale, softcap):
     logits = whole * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    sums = RunningSums(tokens.to(DEVICE), TEMPERATURES)
+    sums = StreamingLogProbs(tokens.to(DEVICE), TEMPERATURES)
     buffer = torch.empty(6, 512, device=DEVICE)
     for start, end in ((0, 100), (100, 300), (300, 500)):
         tile = buffer[:, : end - start]
         tile.copy_(whole[:, start:end])
-        sums.add(tile, start, scale, softcap)
+        sums.accumulate(tile, start, scale, softcap)
         buffer.fill_(torch.nan)
     torch.testing.assert_close(
         sums.log_probs().double().cpu(), expected_log_probs(logits, tokens, TEMPERATURES), rtol=1e-5, atol=1e-5
@@ -87,9 +87,9 @@ def test_forbidden_tokens_are_probabilities_of_zero():
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     logits[:, 100:] = -torch.inf
     tokens = torch.tensor([0, 1, 50, 99], device=DEVICE)
-    sums = RunningSums(tokens, TEMPERATURES)
-    sums.add(logits[:, 150:], 150)  # a tile without any possible token, first
-    sums.add(logits[:, :150])
+    sums = StreamingLogProbs(tokens, TEMPERATURES)
+    sums.accumulate(logits[:, 150:], 150)  # a tile without any possible token, first
+    sums.accumulate(logits[:, :150])
     torch.testing.assert_close(
         sums.log_probs().double(), expected_log_probs(logits[:, :100], tokens, TEMPERATURES), rtol=1e-5, atol=1e-5
     )

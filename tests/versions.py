@@ -1,8 +1,8 @@
-"""The contract tests of the trainer at the ends of the ranges in pyproject.toml: `make test-versions`.
+"""Run the contract tests at the ends of the version ranges in pyproject.toml: `make test-versions`.
 
-Makes one environment for each combination below in .versions/, or takes the finished one that lies there. It holds
-what differs from the environment that runs this script, and falls back on that one for the rest. Prints a Markdown
-table, and fails where a combination does. Usage: python tests/versions.py [--only NAME] [pytest's options]
+Makes one environment per combination below in .versions/, or reuses it. It holds the packages that differ from the
+environment that runs this script; all others come from there. Prints a Markdown table, and fails where a combination
+fails. Usage: python tests/versions.py [--only NAME] [pytest's options]
 """
 
 import argparse
@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".versions"
 
-# What is not named is as in the environment that runs this.
+# Packages that are not named have the versions of the environment that runs this.
 LOWEST = {"trl": "1.0.0", "transformers": "5.0.0", "accelerate": "1.10.1", "torch": "2.6.0"}
 HIGHEST = {"trl": "1.16.0", "transformers": "5.24.0", "accelerate": "1.15.0", "torch": "2.14.1"}
 COMBINATIONS: dict[str, dict[str, str]] = {
@@ -67,8 +67,8 @@ def run(versions: dict[str, str], options: list[str]) -> dict[str, int]:
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
     start = time.monotonic()
-    # Others may need what these versions do not have, and are not imported.
-    files = [str(path) for path in sorted(ROOT.glob("tests/test_*.py")) if "mark.contract" in path.read_text("utf-8")]
+    # Only these are imported: others may need what these versions do not have.
+    files = [str(path) for path in sorted(ROOT.glob("tests/*/test_*.py")) if "mark.contract" in path.read_text("utf-8")]
     command = [
         str(folder / "bin/python"),
         "-m",

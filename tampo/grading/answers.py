@@ -1,9 +1,9 @@
-r"""How one final answer is compared with the gold one: math-verify, and what it needs before and after.
+r"""Answer matching: compare one final answer with the gold answer, by math-verify.
 
-A completion is parsed, never executed; but parsing and comparing can hang or eat memory, so only `tampo.grading.pool`'s
-workers call this. Beyond math-verify, golds and answers are cleaned of what its LaTeX parser trips over (`_clean`),
-plain integers and equal strings skip sympy, text answers are compared as text, and numbers that math-verify rounds
-to equal are compared again relative to their size (it takes 7e-12 for 0).
+A completion is parsed, never executed; but parsing can hang or use all memory, so only the workers of
+`tampo.grading.pool` call this. In addition to math-verify: golds and answers are cleaned of what its LaTeX parser does
+not read (`_clean`), integers and equal strings skip sympy, text answers are compared as text, and numbers that
+math-verify rounds to equal are compared again relative to their size (it takes 7e-12 for 0).
 """
 
 import contextlib
@@ -28,8 +28,8 @@ _CHOICE = re.compile(r"\(?([A-J])(?:[).:].*)?", re.DOTALL)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 
 
-def judge(completion: str, gold: str, tolerance: float | None = None) -> tuple[Status, str | None]:
-    """Status and answer of one completion, without any protection: for a process that may be killed."""
+def match_answer(completion: str, gold: str, tolerance: float | None = None) -> tuple[Status, str | None]:
+    """Status and answer of one completion. No deadline: call it in a process that may be killed."""
     boxed = find_boxed(completion)
     wanted = _clean(find_boxed(gold) or gold)
     if not wanted:
@@ -64,9 +64,9 @@ def judge(completion: str, gold: str, tolerance: float | None = None) -> tuple[S
 
 
 def find_boxed(text: str) -> str | None:
-    r"""The content of the last closed and non-empty `\boxed{}`, in linear time; None when there is none.
+    r"""The content of the last closed, non-empty `\boxed{}`, in linear time; None without one.
 
-    Boxes before it that are joined to it by a comma, "and" or "or" count as further answers: "7, -5".
+    Earlier boxes that a comma, "and" or "or" joins to it are further answers: "7, -5".
     """
     boxes: list[tuple[int, int, str]] = []  # start, end, content
     open_braces: list[re.Match[str]] = []
@@ -91,7 +91,7 @@ def find_boxed(text: str) -> str | None:
     return ", ".join(dict.fromkeys(answers))
 
 
-# What math-verify's LaTeX parser does not read, or reads as something else.
+# What math-verify's LaTeX parser does not read, or misreads.
 _REPAIRS = tuple(
     (re.compile(pattern), repair)
     for pattern, repair in (
@@ -106,10 +106,8 @@ _REPAIRS = tuple(
         (r"\b(?:np|math)\.(?=[a-z])", r"\\"),  # np.arcsin
         (r"(?<=[A-Za-z})])('{1,9})", lambda match: "^{" + r"\prime" * len(match[1]) + "}"),
         (r"\\(d?dot|hat|bar|vec) ([A-Za-z])", r"\\\1{\2}"),
-        (
-            r"_\{ ?\\(?:text|mathrm) ?\{ ?(\w{1,30}) ?\} ?\}|_\{ ?\\([a-z]{1,9}) ?\}",
-            r"_{\1\2}",
-        ),  # x_{\text{red}}, m_{\max}
+        (r"_\{ ?\\(?:text|mathrm) ?\{ ?(\w{1,30}) ?\} ?\}", r"_{\1}"),  # x_{\text{red}}
+        (r"_\{ ?\\([a-z]{1,9}) ?\}", r"_{\1}"),  # m_{\max}
         (r"(?<![A-Za-z\\])E(?=_)", r"\\mathcal{E}"),  # else Euler's number, with an index
         (r"^ ?[a-z] ?(?=[\[(][^\[()\]]{1,99},[^\[()\]]{1,99}\] ?$)", ""),  # t(0,4]
     )
@@ -123,9 +121,9 @@ def _clean(text: str) -> str:
 
 
 def _as_text(text: str, gold: str | None = None) -> str | None:
-    r"""A text gold such as "\text{ Evelyn }", "(C)" or "go to bed" in a form to compare; None for mathematics.
+    r"""The normal form of a text answer such as "\text{ Evelyn }", "(C)" or "go to bed"; None for mathematics.
 
-    With the form of a gold, `text` is an answer to it: "B. The cat" answers "B".
+    With `gold`, the normal form of a gold answer, `text` is an answer to it: "B. The cat" answers "B".
     """
     bare = " ".join(_WRAPPED.sub(r"\1", text).split())
     if gold is None and not (_WRAPPED.fullmatch(text) or _WORDS.fullmatch(bare) or len(bare) < 4):
@@ -139,7 +137,7 @@ def _as_text(text: str, gold: str | None = None) -> str | None:
 
 @lru_cache(maxsize=4096)  # several samples share a gold
 def _parse(text: str) -> list[Any]:
-    """The sympy expressions that `text`, cleaned, stands for; empty where it cannot be parsed."""
+    """The sympy expressions of a cleaned text; empty where it cannot be parsed."""
     return _extract(f"\\boxed{{{text}}}")[0]
 
 
@@ -150,7 +148,7 @@ def _readings(text: str, other: str) -> list[Any]:
 
 
 def _extract(text: str) -> tuple[list[Any], str | None]:
-    """The expressions that math-verify finds in `text`, and the text it read them from."""
+    """The expressions that math-verify finds in `text`, and the part of the text that it parsed."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     found = parse(text, [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()], parsing_timeout=None)
@@ -162,7 +160,7 @@ def _equal(gold: Any, answer: Any, tolerance: float | None) -> bool:
     from math_verify import verify
     from sympy import Float
 
-    with contextlib.suppress(Exception):  # sets, matrices, infinities: left to math-verify
+    with contextlib.suppress(Exception):  # sets, matrices, infinities: for math-verify
         if gold.is_number and answer.is_number:
             one, other = gold.doit().evalf(30), answer.doit().evalf(30)
             gap, size = abs(one - other), max(abs(one), abs(other))
@@ -176,9 +174,9 @@ def _equal(gold: Any, answer: Any, tolerance: float | None) -> bool:
 
 
 def _differ(gold: Any, answer: Any) -> bool:
-    """Whether two expressions have other values, or two equations other solutions, at one random point.
+    """Whether two expressions differ in value, or two equations in solutions, at one fixed point.
 
-    False says nothing. It spares most wrong answers sympy's `simplify` and `solve`, which take seconds.
+    If so, they are not equal, and sympy's `simplify` and `solve` (seconds) are not needed; False proves nothing.
     """
     from sympy import Add, Eq, Expr, Rational, Symbol
     from sympy.core.function import AppliedUndef

@@ -1,21 +1,19 @@
-r"""Grades a completion's final answer against the gold answer: math-verify in worker processes.
+"""Grade the final answer of a completion against the gold answer: math-verify in worker processes.
 
-Some completions make sympy hang or use all memory, and math-verify's own timeouts are signals that only work in a
-main thread. So a worker process with a memory cap grades each answer, and a kernel timer kills the worker at the
-deadline, even inside C code. A worker runs `python -m tampo.grading.pool`: it imports neither torch nor the caller's
-`__main__`, so grading works from threads, notebooks and scripts without a `__main__` guard. POSIX systems only.
-
-`tampo.grading.answers` has the rules for comparing two answers.
+Some completions make sympy hang or use all memory, and math-verify's own timeouts only work in a main thread. So each
+answer is graded in a worker process with a memory cap, and a kernel timer kills the worker at the deadline, even inside
+C code. A worker runs `python -m tampo.grading.pool` and imports neither torch nor the caller's `__main__`, so grading
+works from threads, notebooks and scripts without a `__main__` guard. POSIX systems only.
 """
 
 import contextlib
 import logging
 import os
-import queue
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -25,12 +23,12 @@ from functools import cache
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from tampo.grading.answers import Status, judge
+from tampo.grading.answers import Status, match_answer
 
 _START_SECONDS = 120.0  # to import sympy on a busy machine
-_GRACE_SECONDS = 5.0  # after the deadline, before a worker is killed that its own timer did not end (a stopped process)
+_GRACE_SECONDS = 5.0  # after the deadline, until a worker is killed that its own timer did not end (a stopped process)
 _ANSWERS_PER_WORKER = 5_000  # then a new worker starts: the parser's caches only grow
-_ANSWER_LENGTH = 1_000  # characters of an answer kept in a verdict
+_ANSWER_LENGTH = 1_000  # characters of the answer in a verdict
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,9 @@ class Verdict:
 
     Attributes:
         correct: True only with the status "correct".
-        status: "correct", "wrong", "unparseable" (no answer was found, or it is not mathematics), "gold_unparseable"
-            (the gold answer is not mathematics) or "timeout" (the answer exceeded the deadline or the memory cap, or
-            its workers died).
-        answer: The answer found in the completion, at most 1,000 characters; None if none was found or on timeout.
+        status: "correct", "wrong", "unparseable" (no answer, or it is not mathematics), "gold_unparseable" (the gold
+            answer is not mathematics) or "timeout" (deadline or memory cap exceeded, or the workers died).
+        answer: The answer in the completion, at most 1,000 characters; None without one or on timeout.
     """
 
     correct: bool
@@ -82,7 +79,7 @@ def grade_math(
 # out-of-memory killer) keeps the lock or breaks the whole pool. Of 46 SIGKILLs at random moments, 19 broke its pool and
 # 6 stalled a batch for over two minutes; of 40, none delayed this pool. Both grade about 400 real completions a second
 # on two busy cores. Without loky's process context, pebble also imports the caller's `__main__`.
-class GradingPool:
+class GradingPool(contextlib.AbstractContextManager["GradingPool"]):
     """Worker processes that grade answers. They start when first needed and end at `close`, `with` or exit.
 
     Several threads may use one pool. A forked process needs its own pool.
@@ -99,17 +96,15 @@ class GradingPool:
         if workers < 1 or deadline <= 0:
             raise ValueError(f"workers and deadline must be positive, got {workers} and {deadline}")
         self._deadline, self._memory = deadline, memory
-        self._live: set[_Worker] = set()
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # LIFO: start as few workers as possible
-        for _ in range(workers):
-            self._idle.put(None)
+        self._workers: set[_Worker] = set()
+        self._thread = threading.local()  # each thread has its worker
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grading")
-        self._finalizer = weakref.finalize(self, _end, self._threads, self._live, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._threads, self._workers, os.getpid())
 
     def grade(
         self, completions: Sequence[str], golds: Sequence[str], tolerances: Sequence[float | None] | None = None
     ) -> list[Verdict]:
-        """Same as `grade_math`, with the workers of this pool."""
+        """Same as `grade_math`, with this pool's workers."""
         if tolerances is None:
             tolerances = [None] * len(golds)
         if not len(completions) == len(golds) == len(tolerances):
@@ -120,53 +115,42 @@ class GradingPool:
         """End the workers. A closed pool raises RuntimeError when used."""
         self._finalizer()
 
-    def __enter__(self) -> "GradingPool":
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def _grade_one(self, completion: str, gold: str, tolerance: float | None) -> Verdict:
-        worker = self._idle.get()
-        try:
-            # If the worker dies of something other than the deadline (earlier answers filled its memory, or it was
-            # killed), another worker tries again in the remaining time.
-            seconds = self._deadline
-            while seconds > 0.1:
-                if worker is None or not worker.is_usable():
-                    self._discard(worker)
-                    worker = None
-                    worker = self._start_worker()
-                start = time.monotonic()
-                reply = worker.ask([seconds, completion, gold, tolerance], seconds + _GRACE_SECONDS)
-                if reply is not None:
-                    return Verdict(reply[0] == "correct", reply[0], reply[1])
-                self._discard(worker)
-                if worker.process.returncode == -signal.SIGALRM or worker.answered == 1:
-                    break
-                seconds -= time.monotonic() - start
-            return Verdict(False, "timeout", None)
-        finally:
-            self._idle.put(worker)
-
-    def _start_worker(self) -> "_Worker":
-        worker = _Worker(self._memory)
-        self._live.add(worker)
-        if not self._finalizer.alive:
-            self._discard(worker)
-            raise RuntimeError("The grading pool is closed.")
-        return worker
-
-    def _discard(self, worker: "_Worker | None") -> None:
-        if worker is not None:
+        # If the worker dies, but not from the deadline (earlier answers filled its memory, or it was killed), another
+        # worker tries again in the remaining time.
+        seconds = self._deadline
+        while seconds > 0.1:
+            worker = self._usable_worker()
+            start = time.monotonic()
+            reply = worker.ask([seconds, completion, gold, tolerance], seconds + _GRACE_SECONDS)
+            if reply is not None:
+                return Verdict(reply[0] == "correct", reply[0], reply[1])
             worker.end()
-            self._live.discard(worker)
+            if worker.process.returncode == -signal.SIGALRM or worker.answered == 1:
+                break
+            seconds -= time.monotonic() - start
+        return Verdict(False, "timeout", None)
+
+    def _usable_worker(self) -> "_Worker":
+        worker = getattr(self._thread, "worker", None)
+        if worker is None or not worker.is_usable():
+            if worker is not None:
+                worker.end()
+                self._workers.discard(worker)
+            worker = self._thread.worker = _Worker(self._memory)
+            self._workers.add(worker)
+            if not self._finalizer.alive:
+                worker.end()
+                raise RuntimeError("The grading pool is closed.")
+        return worker
 
 
 @cache
 def _default_pool(process: int) -> GradingPool:
-    """One pool per process id, because a forked process must not use its parent's workers."""
-    del process
+    """One pool per process id: a forked process must not use its parent's workers."""
     return GradingPool()
 
 
@@ -222,7 +206,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, memory: int) -> None:
-    """Answer questions until the parent process closes the connection; SIGALRM ends this process at the deadline."""
+    """Grade answers until the parent process closes the connection; SIGALRM ends this process at the deadline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable()
@@ -237,7 +221,7 @@ def _serve(connection: Connection, memory: int) -> None:
             # The default action of SIGALRM ends the process, whatever it is doing and whether or not the parent lives.
             seconds, *question = connection.recv()
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            status, answer = judge(*question)
+            status, answer = match_answer(*question)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send([status, answer and answer[:_ANSWER_LENGTH]])
 

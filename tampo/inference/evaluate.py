@@ -104,7 +104,7 @@ def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, pro
         for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
         for sample, completion in enumerate(completions)
     ]
-    verdicts = suite.judge([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
+    verdicts = suite.grade([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
     return pd.DataFrame(
         {
             "benchmark": name,

@@ -119,7 +119,7 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
         _time_method(watch, "forward", trainer, "_compute_loss")
         _time_method(watch, "backward", trainer.accelerator, "backward")
         if isinstance(trainer, TAMPOTrainer):
-            _time_method(watch, "outer loop", trainer, "_observe")
+            _time_method(watch, "outer loop", trainer, "_collect_likelihoods")
         yield trainer, laps
     del trainer
     gc.collect()

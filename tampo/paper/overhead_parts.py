@@ -17,7 +17,7 @@ from trl.kernels import ChunkedLogProbFunction
 
 from tampo.config import EvaluationConfig
 from tampo.inference.transformers_engine import TransformersEngine
-from tampo.likelihood import RunningSums
+from tampo.likelihood import StreamingLogProbs
 from tampo.meta_policy import DEFAULT_TEMPERATURES
 from tampo.paper.overhead import peak_memory
 from tampo.paper.stopwatch import Stopwatch, now
@@ -135,9 +135,9 @@ def _temperatures(number: int) -> list[float]:
 
 @torch.no_grad()
 def _running_sums(logits: Tensor, tokens: Tensor, temperatures: list[float]) -> Tensor:
-    sums = RunningSums(tokens, temperatures)
+    sums = StreamingLogProbs(tokens, temperatures)
     for start in range(0, logits.size(1), _TRL_VOCABULARY_TILE):
-        sums.add(logits[:, start : start + _TRL_VOCABULARY_TILE], start)
+        sums.accumulate(logits[:, start : start + _TRL_VOCABULARY_TILE], start)
     return sums.log_probs()
 
 

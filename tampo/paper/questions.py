@@ -48,7 +48,7 @@ def suite_questions(config: EvaluationConfig, model: LanguageModel, count: int) 
         for problem in suite.benchmark(name, count, config.eval_seed, config.data_dir, config.data_revision).problems
     ]
     prompts = [render(model.tokenizer, suite.prompt(problem)) for problem in problems]
-    return Questions(config.suite, problems, prompts, suite.judge)
+    return Questions(config.suite, problems, prompts, suite.grade)
 
 
 def example_questions(config: EvaluationConfig, model: LanguageModel, count: int = 8) -> Questions:

@@ -26,6 +26,7 @@ from tampo.runs.training_data import leave_out_long_prompts, load_training_data,
 from tampo.tasks.suites import get_suite
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trainer import NonFiniteLoss, TAMPOTrainer
+from tampo.trainer.trl_internals import tokenize_prompts
 
 Progress = Callable[[dict[str, Any]], None]
 RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
@@ -119,7 +120,7 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
 
 def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
     """TRL's `rollout_func` for the engine "transformers": `tampo.inference.sampling`, from torch's generator."""
-    prompt_ids = trainer._tokenize_prompts(prompts)[0]
+    prompt_ids = tokenize_prompts(trainer, prompts)
     args = cast(GRPOConfig, trainer.args)
     gather, limit = args.ds3_gather_for_generation, cast(int, args.max_completion_length)
     with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as policy:

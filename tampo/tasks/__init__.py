@@ -1,1 +1,1 @@
-"""Tasks: what is asked, how it is put to a model, and how an answer is judged and rewarded."""
+"""Problem sets, prompts and rewards."""

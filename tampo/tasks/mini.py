@@ -1,9 +1,9 @@
-"""The mini scale's problems: five reasoning-gym families, their scorers, and a teacher who writes solutions.
+"""The mini scale's problems: reasoning-gym families, answer matching, and a teacher that writes solutions.
 
-Questions and scorers are reasoning-gym's own. What is added here is a split that cannot leak (a hash of the
-question text says whether a problem is for training or for testing), a worked solution in steps short enough
-for a tiny model, and the marker by which an answer is found. The teacher can be made noisy: a base model that
-has seen slips samples right and wrong computations, which is what leaves reinforcement learning room to work.
+Questions and answer checks are reasoning-gym's, except those of "leg_choice", a multiple-choice family in place of
+Table 5's commonsense questions. This module adds a train/test split by a hash of the question, worked solutions in
+steps short enough for a tiny model, and the marker of an answer. The teacher can make mistakes: a base model trained on
+them samples right and wrong computations, so reinforcement learning has something to improve.
 """
 
 import hashlib
@@ -18,12 +18,11 @@ from functools import cache
 from typing import Any, Literal
 
 import reasoning_gym
-
-from tampo.tasks import choices
+from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 Split = Literal["train", "test"]
 
-# Operand ranges set the difficulty: measured with the shipped base they spread the five benchmarks.
+# Operand ranges set the difficulty; with the shipped base model the five benchmarks differ in it.
 _CONFIGS: dict[str, dict[str, Any]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
     "fraction_simplification": {"max_value": 50, "min_factor": 2, "max_factor": 9, "styles": ("plain",)},
@@ -33,18 +32,20 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 TASKS: tuple[str, ...] = tuple(_CONFIGS)
-CHOICE_TASKS: tuple[str, ...] = ("leg_choice",)  # multiple choice, with a base model of its own
+CHOICE_TASKS: tuple[str, ...] = ("leg_choice",)  # multiple choice; has a separate base model
+
+LETTERS = "ABCDE"
 
 _TEST_SHARE = 0.25
-_MAX_REPEATS = 10_000  # this many known questions in a row: the family has no more to give
+_MAX_REPEATS = 10_000  # known questions in a row, then the family counts as exhausted
 _ANSWER = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its gold answer; `metadata` is what reasoning-gym's scorer needs beside them.
+    """One question with its gold answer, and `metadata` for answer matching.
 
-    `id` is unique within one list; here "<task>-<split>-<index>", in published sets the publisher's where it exists.
+    `id` is unique within one list: "<task>-<split>-<index>" here, in published sets the publisher's if there is one.
     """
 
     id: str
@@ -55,61 +56,54 @@ class Problem:
 
 
 def make_problems(task: str, count: int, seed: int = 0, split: Split = "train") -> list[Problem]:
-    """The first `count` distinct problems of a family, the same for the same task, seed and split.
+    """The first `count` distinct problems of a family, a function of task, seed and split.
 
-    A longer list begins with the shorter one. A train and a test problem never share a question, whatever
-    their seeds. Raises ValueError for an unknown task or split, a negative count, or when the family has no
-    more to give.
+    A longer list begins with the shorter one. Train and test problems never share a question, whatever their seeds.
+    Raises ValueError for an unknown task or split, a negative count, or an exhausted family.
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; known: 'train', 'test'")
     if count < 0:
         raise ValueError(f"count must not be negative, got {count}")
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    repeats = 0
-    entries = _entries(task, seed)
-    while len(problems) < count:
+    found: dict[str, Problem] = {}  # by question
+    repeats, entries = 0, _entries(task, seed)
+    while len(found) < count:
         entry = next(entries)
         question = entry["question"]
         if _split_of(question) != split:
             continue
-        if question in seen:
-            repeats += 1
-            if repeats > _MAX_REPEATS:
-                raise ValueError(f"task {task!r} has only {len(seen)} {split} problems, {count} were asked for")
-            continue
-        repeats = 0
-        seen.add(question)
-        name = f"{task}-{split}-{len(problems)}"
-        problems.append(Problem(name, task, question, entry["answer"], entry["metadata"]))
-    return problems
+        if question not in found:
+            name = f"{task}-{split}-{len(found)}"
+            found[question] = Problem(name, task, question, entry["answer"], entry["metadata"])
+            repeats = 0
+        elif (repeats := repeats + 1) > _MAX_REPEATS:
+            raise ValueError(f"task {task!r} has only {len(found)} {split} problems, {count} were asked for")
+    return list(found.values())
 
 
 def format_prompt(question: str) -> str:
-    """The plain-text prompt the mini model was trained on: the question and a newline."""
+    """The prompt that the mini model was trained on: the question and a newline."""
     return f"{question}\n"
 
 
 def extract_answer(completion: str) -> str | None:
-    r"""The text in the last `\boxed{...}` (without nested braces), stripped; None when there is none."""
+    r"""The stripped text in the last `\boxed{...}` (without nested braces); None without one."""
     answers = _ANSWER.findall(completion)
     return answers[-1].strip() if answers else None
 
 
-def score(problem: Problem, completion: str) -> bool:
-    """Whether reasoning-gym's scorer gives the boxed answer full marks. Never raises on text."""
+def is_correct(problem: Problem, completion: str) -> bool:
+    """Whether reasoning-gym gives the boxed answer full marks. Never raises on text."""
     _check_task(problem.task)
     answer = extract_answer(completion)
     if answer is None:
         return False
     if problem.task in CHOICE_TASKS:
         return answer == problem.answer
-    dataset = _dataset(problem.task)
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
-        return dataset.score_answer(answer, entry) >= 1.0
-    except (ArithmeticError, ValueError):  # an answer the scorer cannot parse is a wrong one
+        return _dataset(problem.task).score_answer(answer, entry) >= 1.0
+    except (ArithmeticError, ValueError):  # an answer that reasoning-gym cannot parse
         return False
 
 
@@ -118,9 +112,12 @@ def worked_solution(
 ) -> str:
     r"""A solution in steps that ends with `\boxed{answer}`.
 
-    With probability `slip` each computed value is wrong and the steps go on from it. With probability `skip` the
-    steps are left out and only the result is given: a habit that is cheap, and hard to get right. With probability
-    `give_up` all there is is `\boxed{?}`, which is never right.
+    Args:
+        problem: What to solve.
+        rng: Source of the mistakes.
+        slip: Probability that a computed value is wrong; later steps use it.
+        skip: Probability that there are no steps, only the result: cheap, but often wrong for a model.
+        give_up: Probability that the solution is only `\boxed{?}`, which is never correct.
     """
     _check_task(problem.task)
     if give_up > 0 and rng.random() < give_up:
@@ -132,7 +129,7 @@ def worked_solution(
             return value + rng.choice((-10, -2, -1, 1, 2, 10))
         return value
 
-    steps, answer = _SOLVERS[problem.task](problem, write)
+    steps, answer = _SOLVERS[problem.task](problem.metadata, write)
     return f"\\boxed{{{answer}}}" if skipped else f"{steps}\n\\boxed{{{answer}}}"
 
 
@@ -148,11 +145,31 @@ def _dataset(task: str) -> Any:
 
 def _entries(task: str, seed: int) -> Iterator[dict[str, Any]]:
     _check_task(task)
-    # reasoning-gym draws item i from seed + i, so neighbouring seeds give shifted copies of one list: a hash
-    # sets them far apart.
+    # reasoning-gym draws item i from seed + i: neighbouring seeds would give shifted copies of one list.
     start = int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:6], "big")
     for index in itertools.count(start):
-        yield choices.make_entry(index) if task in CHOICE_TASKS else _dataset(task)[index]
+        yield make_choice(index) if task in CHOICE_TASKS else _dataset(task)[index]
+
+
+def make_choice(index: int) -> dict[str, Any]:
+    """Question `index`, which of five animals has the most, or the fewest, legs, as a reasoning-gym entry.
+
+    One option is correct. The numbers of legs are reasoning-gym's.
+    """
+    rng = random.Random(index)
+    most = rng.random() < 0.5
+    names = sorted(ANIMALS)
+    while True:
+        options = rng.sample(names, len(LETTERS))
+        legs = [ANIMALS[name] for name in options]
+        if legs.count(_pick(legs, most)) == 1:
+            break
+    offered = "\n".join(f"{letter} {name}" for letter, name in zip(LETTERS, options, strict=True))
+    return {
+        "question": f"Which has the {'most' if most else 'fewest'} legs?\n{offered}",
+        "answer": LETTERS[legs.index(_pick(legs, most))],
+        "metadata": {"options": options, "legs": legs, "most": most},
+    }
 
 
 def _split_of(question: str) -> Split:
@@ -160,14 +177,15 @@ def _split_of(question: str) -> Split:
     return "test" if first < _TEST_SHARE * 2**32 else "train"
 
 
-# The solvers: each returns the steps and the answer, passing every value it computes through `write`.
+# Solvers return the steps and the answer of a problem's metadata; every computed value passes through `write`.
 Write = Callable[[int], int]
+Metadata = Mapping[str, Any]
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
-def _solve_chain(problem: Problem, write: Write) -> tuple[str, str]:
-    terms = problem.metadata["expression"].split()  # "12 + 34 - 5" or "6 * 7 * 8"
+def _solve_chain(metadata: Metadata, write: Write) -> tuple[str, str]:
+    terms = metadata["expression"].split()  # "12 + 34 - 5" or "6 * 7 * 8"
     total, steps = int(terms[0]), []
     for sign, term in zip(terms[1::2], terms[2::2], strict=True):
         result = write(_OPERATORS[sign](total, int(term)))
@@ -176,31 +194,31 @@ def _solve_chain(problem: Problem, write: Write) -> tuple[str, str]:
     return "\n".join(steps), str(total)
 
 
-def _solve_gcd(problem: Problem, write: Write) -> tuple[str, str]:
-    high, low = sorted(problem.metadata["numbers"], reverse=True)
+def _solve_gcd(metadata: Metadata, write: Write) -> tuple[str, str]:
+    high, low = sorted(metadata["numbers"], reverse=True)
     steps = []
     while low:
-        # A slipped remainder is brought back below the divisor, so that Euclid always ends.
+        # A wrong remainder is reduced below the divisor, so that the algorithm ends.
         remainder = write(high % low) % low
         steps.append(f"{high}%{low}={remainder}")
         high, low = low, remainder
     return "\n".join(steps), str(high)
 
 
-def _solve_fraction_simplification(problem: Problem, write: Write) -> tuple[str, str]:
-    over, under = problem.metadata["numerator"], problem.metadata["denominator"]
+def _solve_fraction_simplification(metadata: Metadata, write: Write) -> tuple[str, str]:
+    over, under = metadata["numerator"], metadata["denominator"]
     chain = ""
     while (common := math.gcd(over, under)) > 1:
         prime = next(p for p in range(2, common + 1) if common % p == 0)
-        # Slips must not make a fraction grow, or the chain might never end.
+        # Mistakes must not make the fraction larger, so that the chain ends.
         over, under = (min(max(write(value // prime), 1), value - 1) for value in (over, under))
         chain += f"={over}/{under}"
     return chain, f"{over}/{under}"
 
 
-def _solve_simple_equations(problem: Problem, write: Write) -> tuple[str, str]:
-    name = problem.metadata["variable"]
-    left, right = problem.metadata["equation"].split(" = ")
+def _solve_simple_equations(metadata: Metadata, write: Write) -> tuple[str, str]:
+    name = metadata["variable"]
+    left, right = metadata["equation"].split(" = ")
     first, sign, second = left.split()  # "3*x + 4", "3*x - 4" or "4 - 3*x"
     if name in first:
         coefficient = int(first.partition("*")[0]) if "*" in first else 1
@@ -217,15 +235,21 @@ def _solve_simple_equations(problem: Problem, write: Write) -> tuple[str, str]:
     return f"{coefficient}*{name}={moved}={total}\n{name}={total}/{coefficient}={value}", str(value)
 
 
-def _solve_choice(problem: Problem, write: Write) -> tuple[str, str]:
-    return choices.solve(problem.metadata, write)
+def solve_choice(metadata: Metadata, write: Write) -> tuple[str, str]:
+    legs = [abs(write(count)) for count in metadata["legs"]]
+    steps = "\n".join(f"{letter}={count}" for letter, count in zip(LETTERS, legs, strict=True))
+    return steps, LETTERS[legs.index(_pick(legs, metadata["most"]))]
 
 
-_SOLVERS: dict[str, Callable[[Problem, Write], tuple[str, str]]] = {
+def _pick(legs: list[int], most: bool) -> int:
+    return max(legs) if most else min(legs)
+
+
+_SOLVERS: dict[str, Callable[[Metadata, Write], tuple[str, str]]] = {
     "chain_sum": _solve_chain,
     "fraction_simplification": _solve_fraction_simplification,
     "gcd": _solve_gcd,
     "products": _solve_chain,
     "simple_equations": _solve_simple_equations,
-    "leg_choice": _solve_choice,
+    "leg_choice": solve_choice,
 }

@@ -1,12 +1,11 @@
-"""The mini scale's base models: Qwen2s of half a million parameters, trained from a seed on a noisy teacher.
+"""The mini scale's base models: Qwen2 with half a million parameters, trained from a seed on a noisy teacher.
 
-`build_mini_model` makes a folder that ships with the package; it needs one CPU thread and some minutes.
-The supervised traces contain slips and skipped steps on purpose. A base trained on flawless traces is so sure
-of itself that reinforcement learning finds nothing to elicit; this one knows good habits beside bad ones.
+`build_mini_model` builds a folder of the package; it needs one CPU thread and some minutes. The supervised solutions
+contain mistakes and skipped steps on purpose: a base model trained on flawless ones has so low an entropy that
+reinforcement learning gains nothing.
 
 The tokenizer is a Qwen2Tokenizer (byte-level BPE, single digits) whose merges are the words of the questions.
-Any other kind would lose its pre-tokenizer: AutoTokenizer puts Qwen2's in its place whenever a folder's
-config.json says model_type qwen2.
+AutoTokenizer would give any other kind Qwen2's pre-tokenizer, because config.json has model_type qwen2.
 """
 
 import functools
@@ -25,65 +24,44 @@ import torch
 import torch.nn.functional as F
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Tokenizer,
-)
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from tampo.tasks.mini import CHOICE_TASKS, TASKS, Problem, format_prompt, make_problems, worked_solution
 
 EOS_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
 MAX_LENGTH = 256  # tokens, prompt and completion together
-IGNORED = -100  # the label the loss leaves out
+IGNORED = -100  # label without a loss
 _TYPICAL_LENGTH = 25  # tokens of a solution
-_POOL = 4  # batches drawn at a time, to be sorted by length
+_POOL = 4  # batches drawn together and sorted by length
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a base model is trained: on flawless solutions, then, in the last steps, on those of a noisy teacher.
+    """Supervised training of a base model: flawless solutions, then those of a noisy teacher (`worked_solution`)."""
 
-    Attributes:
-        tasks: Families of `tampo.tasks.mini`.
-        steps: Optimizer steps in all.
-        noisy_share: Share of the steps, the last ones, in which the teacher slips and skips (`worked_solution`).
-        slip: Chance that a computed value is wrong.
-        skip: Chance that the steps are left out and only an answer is given.
-        give_up: Chance that there is no answer at all.
-        problems_per_task: Training problems of each family.
-        batch_size: Solutions in a step.
-        learning_rate: Its peak; a third of it in the noisy steps.
-    """
-
-    tasks: tuple[str, ...] = TASKS
-    steps: int = 4200
-    noisy_share: float = 0.25
-    slip: float = 0.1
-    skip: float = 0.25
-    give_up: float = 0.0
-    problems_per_task: int = 3500
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    tasks: tuple[str, ...] = TASKS  # families of `tampo.tasks.mini`
+    steps: int = 4200  # optimizer steps
+    noisy_share: float = 0.25  # share of the steps, the last ones, with the noisy teacher
+    slip: float = 0.1  # its probability of a wrong value
+    skip: float = 0.25  # of an answer without steps
+    give_up: float = 0.0  # of no answer
+    problems_per_task: int = 3500  # training problems per family
+    batch_size: int = 32  # solutions per step
+    learning_rate: float = 3e-3  # peak; a third of it in the noisy steps
 
 
 RECIPES: dict[str, Recipe] = {
     "mini": Recipe(),
-    # Multiple choice, a task of another kind (Table 5).
+    # Multiple choice (Table 5).
     "mini-choice": Recipe(tasks=CHOICE_TASKS, steps=1000, slip=0.2, skip=0.25, problems_per_task=8000),
-    # It hardly ever writes the steps that would lead to the answer: a base that has to explore.
+    # Rarely writes the steps to the answer: a base model that must explore.
     "mini-rare": Recipe(slip=0.0, skip=0.0, give_up=0.95),
 }
 
 
 def mini_model_path(name: str = "mini") -> Path:
-    """The folder of a model of `RECIPES`, which all ship with the package.
-
-    Raises FileNotFoundError when it is not there.
-    """
+    """The folder of a model of `RECIPES` in the package. Raises FileNotFoundError where it is missing."""
     folder = Path(str(files("tampo").joinpath("assets", name)))
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"no model in {folder}; build it: tampo build-mini-model --name {name} {folder}")
@@ -91,7 +69,7 @@ def mini_model_path(name: str = "mini") -> Path:
 
 
 def build_tokenizer(tasks: Sequence[str] = TASKS) -> PreTrainedTokenizerBase:
-    """The byte-level tokenizer in which every word of the families' questions is one token."""
+    """A byte-level tokenizer with one token for each word of the families' questions."""
     questions = "\n".join(p.question for task in tasks for p in make_problems(task, 200))
     # Only words are merged (single letters are variables); "(GCD" is one word to Qwen2's pre-tokenizer.
     words = re.sub(r"[^A-Za-z(\s]|\b[a-z]\b", "", questions) + "\n\\boxed"
@@ -138,17 +116,17 @@ def _batches(
     rng: random.Random,
     batch_size: int,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (input_ids, labels), each (B, L), padded on the right; every solution is written anew.
+    """Endless (input_ids, labels), each (B, L), padded on the right, with new solutions each time.
 
-    No attention mask: under causal attention nothing before the padding sees it.
+    With causal attention, padding on the right needs no attention mask.
     """
     while True:
         chosen = rng.choices(problems, k=_POOL * batch_size)
         prompts = tokenizer([format_prompt(p.question) for p in chosen])["input_ids"]
-        # Tokenized apart from the prompt, as in generation: no merge may cross the border.
+        # Tokenized apart from the prompt, as in generation: no merge crosses the boundary.
         solutions = tokenizer([solve(p) for p in chosen])["input_ids"]
         rows = [(x, [*y, tokenizer.eos_token_id]) for x, y in zip(prompts, solutions, strict=True)]
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of like length: less padding to compute
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of similar length: less padding
         starts = list(range(0, len(rows), batch_size))
         rng.shuffle(starts)
         for start in starts:
@@ -168,7 +146,7 @@ def _train(
     learning_rate: float,
     name: str,
 ) -> float:
-    """AdamW with a short warm-up and a cosine to zero; returns a running mean of the loss a token."""
+    """AdamW with a short warm-up and a cosine to zero. Returns a running mean of the loss per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     model.train()
@@ -176,7 +154,7 @@ def _train(
     for step, (ids, labels) in enumerate(itertools.islice(batches, steps), start=1):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         losses = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-        # A fixed divisor: a mean over each batch's own tokens would favour the batches of short solutions.
+        # A fixed divisor: a mean over the tokens of each batch would favour batches of short solutions.
         (losses / (len(ids) * _TYPICAL_LENGTH)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -190,11 +168,9 @@ def _train(
 
 
 def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed: int = 0) -> Path:
-    """Train a base model from `seed` and save it with its tokenizer and a build.json; returns the folder.
+    """Train a base model on the train split and save it with its tokenizer and a build.json. Returns the folder.
 
-    Arithmetic is learnt soonest from flawless solutions, so the teacher is noisy in the last steps only. Training is
-    on the train split only. The same arguments give the same bytes of model.safetensors on the same machine with one
-    thread.
+    The same arguments give the same bytes of model.safetensors on the same machine with one thread.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -210,9 +186,9 @@ def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed
         ("noisy", noisy_steps, recipe.learning_rate / 3, noise),
     ]
     mean_loss = float("nan")
-    for name, steps, rate, noise in phases:
+    for name, steps, rate, mistakes in phases:
         rng = random.Random(f"{name}/{seed}")
-        solve = functools.partial(worked_solution, rng=rng, **noise)
+        solve = functools.partial(worked_solution, rng=rng, **mistakes)
         batches = _batches(tokenizer, solve, problems, rng, recipe.batch_size)
         if steps:
             mean_loss = _train(model, batches, steps, rate, name)
@@ -221,18 +197,10 @@ def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed
         do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)  # written readable by its owner only, but packaged for everyone
+    (out / "model.safetensors").chmod(0o644)  # save_pretrained makes it readable by its owner only
     tokenizer.save_pretrained(out)
-    build = {
-        "seed": seed,
-        **asdict(recipe),
-        "final_loss": round(mean_loss, 4),
-        "parameters": model.num_parameters(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
+    packages = {"python": platform.python_version(), "torch": torch.__version__}
+    build = {"seed": seed, **asdict(recipe), "final_loss": round(mean_loss, 4), "parameters": model.num_parameters()}
+    build |= {"versions": packages | {"transformers": transformers.__version__}}
     (out / "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
     return out

@@ -1,4 +1,4 @@
-"""Training problems that are also, word for word or nearly, in an evaluation."""
+"""Training problems that are also in an evaluation set, word for word or nearly."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,10 +11,10 @@ _NEAR = 0.6  # Jaccard similarity of two problems' shingles
 
 
 def overlaps(training: Iterable[Problem], evaluation: Iterable[Problem]) -> list[tuple[str, str, str]]:
-    """Pairs (training id, evaluation id, how) of problems that ask the same, in the order of `training`.
+    """Triples (training id, evaluation id, how) of problems with the same question, in the order of `training`.
 
-    `how` is "equal" when the questions agree in their letters and digits, case aside, or "near 0.83" when the Jaccard
-    similarity of their sets of five-word shingles is at least 0.6. A question below five words can only be equal.
+    `how` is "equal" when the questions agree in letters and digits, ignoring case, or "near 0.83" when the Jaccard
+    similarity of their sets of five-word shingles is at least 0.6. Shorter questions can only be equal.
     """
     ids: list[str] = []
     sizes: list[int] = []
@@ -41,7 +41,7 @@ def overlaps(training: Iterable[Problem], evaluation: Iterable[Problem]) -> list
 
 
 def drop_overlaps(training: list[Problem], evaluation: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """The training problems that are in no pair of `overlaps`, and those that are: (kept, dropped)."""
+    """The training problems without and with an overlap: (kept, dropped)."""
     known = {name for name, _, _ in overlaps(training, evaluation)}
     return [p for p in training if p.id not in known], [p for p in training if p.id in known]
 

@@ -1,16 +1,15 @@
-r"""What a chat model is asked, and whether its answer has the form that was asked for.
+r"""Chat prompts, and whether a completion has the format that they ask for.
 
 The system prompt asks for reasoning in <think></think>, then the answer in <answer></answer> with its result in
-`\boxed{}`. Some chat templates (DeepSeek-R1-Distill's) open the think block themselves, so that a completion starts
-inside it; others (Qwen2.5's) leave that to the model. `think_opened` finds out which.
+`\boxed{}`. Some chat templates (DeepSeek-R1-Distill's) open the think block, so that a completion starts inside it;
+others (Qwen2.5's) do not. `think_opened` tells them apart.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from tampo.tasks.mini import Problem
-from tampo.tasks.published import LETTERS
+from tampo.tasks.mini import LETTERS, Problem
 
 Message = dict[str, str]  # {"role": "system" | "user", "content": text}
 
@@ -29,16 +28,12 @@ _BLOCKS = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DO
 
 
 def math_messages(question: str) -> list[Message]:
-    """The chat that asks a mathematics question: a system and a user message, for TRL or `render`."""
+    """System and user message of a mathematics question, for TRL or `render`."""
     return [{"role": "system", "content": MATH_SYSTEM}, {"role": "user", "content": question}]
 
 
 def choice_messages(question: str, choices: Sequence[str]) -> list[Message]:
-    """The chat that asks to choose one of five options, lettered A to E.
-
-    Raises:
-        ValueError: There are not five options.
-    """
+    """System and user message of a multiple-choice question. Raises ValueError unless there are five options."""
     if len(choices) != len(LETTERS):
         raise ValueError(f"expected {len(LETTERS)} options, got {len(choices)}")
     options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
@@ -47,18 +42,16 @@ def choice_messages(question: str, choices: Sequence[str]) -> list[Message]:
 
 
 def problem_messages(problem: Problem) -> list[Message]:
-    """The chat for a problem of `tampo.tasks.published`: a choice where its metadata has choices, else mathematics."""
+    """The chat for a problem of `tampo.tasks.published`: multiple choice if it has choices, else mathematics."""
     choices = problem.metadata.get("choices")
     return choice_messages(problem.question, choices) if choices else math_messages(problem.question)
 
 
 def render(tokenizer: Any, prompt: str | list[Message]) -> str:
-    """The prompt as text, up to where the model's turn begins; a text is itself.
+    """The prompt as text, up to the model's turn; a text stays as it is.
 
-    A template writes the beginning-of-sequence token itself: encode the text with add_special_tokens=False.
-
-    Raises:
-        ValueError: The tokenizer has no chat template, as that of a base model.
+    A template adds the beginning-of-sequence token: encode the text with add_special_tokens=False. Raises ValueError
+    if the tokenizer has no chat template.
     """
     if isinstance(prompt, str):
         return prompt
@@ -69,18 +62,18 @@ def render(tokenizer: Any, prompt: str | list[Message]) -> str:
 
 def think_opened(tokenizer: Any) -> bool:
     """Whether the tokenizer's chat template ends a prompt with an open <think>. Raises as `render` does."""
-    # A user message alone: a template may refuse system messages, and ours would put tags into the text.
+    # No system message: some templates refuse it, and tampo's contains tags.
     return render(tokenizer, [{"role": "user", "content": "1 + 1"}]).rstrip().endswith("<think>")
 
 
 def format_ok(completion: str, opened_think: bool) -> bool:
-    r"""Whether a completion is one think block and one answer block, with nothing but whitespace around them.
+    r"""Whether a completion is one think block and one answer block, with only whitespace around them.
 
-    Neither block may be blank, the answer must hold a `\boxed{`, and each tag must occur once. Never raises on text.
+    The think block must not be blank, the answer must hold a `\boxed{`, and each tag must occur once.
 
     Args:
-        completion: What the model wrote, without special tokens such as the end of its turn.
-        opened_think: The prompt ended with <think>, which the completion must then not repeat (`think_opened`).
+        completion: Text of the model, without special tokens.
+        opened_think: The prompt ends with <think>, so the completion must not repeat it (`think_opened`).
 
     Example:
         >>> format_ok(r"<think>1 + 1 is 2.</think><answer>\boxed{2}</answer>", opened_think=False)

@@ -1,8 +1,8 @@
-r"""The published problem sets: benchmarks and training sets, from the Hugging Face hub or from local JSONL files.
+"""Published benchmarks and training sets, from the Hugging Face hub or from local JSONL files.
 
-The tables below say for each set where it lies, how many rows it has, which columns they need and which reader makes
-a `Problem` of one. Every row is checked: a set that changed stops the run instead of shifting its scores. Where the
-publisher gives no id, a problem is known by a hash of its question.
+The tables below give each set's source, number of rows, required columns and reader, which makes a `Problem` of a row.
+Every row is checked: a set that has changed stops the run instead of changing its results. Where the publisher gives no
+id, a hash of the question is the id.
 """
 
 import hashlib
@@ -15,48 +15,44 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from tampo.files import sha256
 from tampo.grading.answers import find_boxed
-from tampo.tasks.mini import Problem
+from tampo.tasks.mini import LETTERS, Problem
 
 DATA_DIR_VARIABLE = "TAMPO_DATA_DIR"
-LETTERS = "ABCDE"
 
 _ID_COLUMNS = ("unique_id", "q_no", "id")
-_KEPT = ("subject", "level", "type")  # said of mathematics problems by some publishers
-_COMMIT = re.compile(r"(?<![^\\/])[0-9a-f]{40}(?![^\\/])")  # a whole path component, or all of the text
+_KEPT = ("subject", "level", "type")  # metadata of mathematics problems, where given
+_COMMIT = re.compile(r"(?<![^\\/])[0-9a-f]{40}(?![^\\/])")  # a path component, or the whole text
 
 
 class DataError(ValueError):
-    """A problem set is missing or not what it was; the message names the set, the column and the way out."""
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments of the loaders."""
-
-    data_dir: str | Path | None  # folder of JSONL files to read instead of the hub; default: TAMPO_DATA_DIR, if set
-    revision: str | None  # commit, branch or tag on the hub
-    limit: int | None  # keep only the first problems; the whole set is read and checked all the same
-    check_rows: bool  # False takes another number of rows than the published one
+    """A problem set is missing or has changed; the message names the set, the column and a solution."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Problems, and where they come from as JSON values for a manifest.
+    """Problems, and their source as JSON values for a manifest.
 
-    `source` holds: name; dataset (hub id); split; revision (the commit; None for local files, and for the hub where
-    it cannot be known offline); rows (of the whole set); files (name: sha256; empty for the hub); stand_in (None, or
-    a sentence when the files only stand in for the set); and for ECQA letters (how they were found).
+    `source` holds: name; dataset (hub id); split; revision (the commit; None for local files, and for the hub where it
+    is not known offline); rows (of the whole set); files (name: sha256; empty for the hub); stand_in (None, or a
+    sentence when the files replace the set); and for ECQA letters (how they were found).
     """
 
     problems: list[Problem]
     source: dict[str, Any] = field(repr=False)
 
 
-def load_benchmark(name: str, **options: Unpack[Options]) -> Loaded:
+def load_benchmark(name: str, **options: Any) -> Loaded:
     """The problems of one of `BENCHMARKS`, in the publisher's order.
+
+    Args:
+        name: Name of the set.
+        options: data_dir (folder of JSONL files to read instead of the hub; default: TAMPO_DATA_DIR, if set), revision
+            (commit, branch or tag on the hub), limit (return only the first problems; every row is checked all the
+            same), and check_rows (False accepts another number of rows than the published one).
 
     Raises:
         DataError: Unknown name, unreachable set, missing file or column, value of the wrong type, gold answer that is
@@ -65,22 +61,21 @@ def load_benchmark(name: str, **options: Unpack[Options]) -> Loaded:
     return _load(_BENCHMARKS, name, **options)
 
 
-def load_training(name: str, **options: Unpack[Options]) -> Loaded:
-    """The problems of one of `TRAINING_SETS`; errors as in `load_benchmark`.
+def load_training(name: str, **options: Any) -> Loaded:
+    """The problems of one of `TRAINING_SETS`; options and errors as in `load_benchmark`.
 
-    From local files "open-s1" is a stand-in, and its source says so. The problems of "ecqa" have the task "ECQA".
+    From local files "open-s1" is a stand-in, and `source` says so. The problems of "ecqa" have the task "ECQA".
     """
     return _load(_TRAINING, name, **options)
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every line of a JSONL file; blank lines are skipped.
+    """Line number and object of every line of a JSONL file that is not blank.
 
-    Raises:
-        DataError: No such file, or a line that is not one JSON object in UTF-8.
+    Raises DataError for a missing file, or a line that is not one JSON object in UTF-8.
     """
     try:
-        with open(path, "rb") as file:  # bytes split at \n alone: texts may hold U+2028 and the like
+        with open(path, "rb") as file:  # bytes split at \n only: texts may contain U+2028
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -92,19 +87,21 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}.")
                 yield number, value
     except OSError as error:
-        way_out = f"Put it there, or leave data_dir and {DATA_DIR_VARIABLE} unset to load from the Hugging Face hub."
-        raise DataError(f"Cannot read {path}: {error.strerror}. {way_out}") from error
+        raise DataError(
+            f"Cannot read {path}: {error.strerror}. Add the file, or leave data_dir and {DATA_DIR_VARIABLE} unset to "
+            "load from the Hugging Face hub."
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Row:
     values: dict[str, Any]
     where: str  # "MATH-500: /data/math500.jsonl, line 3"
-    way_out: str
+    solution: str
 
     def bad(self, column: str, expected: str) -> DataError:
         found = f"{self.values[column]!r:.200}" if column in self.values else f"only {sorted(self.values)}"
-        return DataError(f"{self.where}, column {column!r}: expected {expected}, found {found}. {self.way_out}")
+        return DataError(f"{self.where}, column {column!r}: expected {expected}, found {found}. {self.solution}")
 
     def text(self, column: str) -> str:
         value = self.values[column]
@@ -119,7 +116,7 @@ class _Row:
         return [v.strip() for v in value]
 
 
-# The readers: each makes question, gold answer and metadata of a row.
+# A reader makes question, gold answer and metadata of a row.
 _Parts = tuple[str, str, dict[str, Any]]
 
 
@@ -128,7 +125,7 @@ def _plain(row: _Row) -> _Parts:
 
 
 def _whole_number(row: _Row) -> _Parts:
-    """AIME and AMC: publishers write the same answer as "033", 33 or 33.0; the gold is "33"."""
+    """AIME and AMC: "033", 33 and 33.0 are the same answer; the gold answer is "33"."""
     value = row.values["answer"]
     try:
         if isinstance(value, bool) or float(value) != int(float(value)):
@@ -153,19 +150,18 @@ def _olympiad(row: _Row, question: str) -> _Parts:
         raise row.bad("error", "a number or nothing") from None
     metadata: dict[str, Any] = {"final_answer": answers, "error": error}
     for name, kind in (("is_multiple_answer", bool), ("unit", str), ("answer_type", str)):
-        metadata[name] = row.values.get(name)  # None where the publisher does not say
+        metadata[name] = row.values.get(name)  # None where the publisher gives none
         if not isinstance(metadata[name], kind | None):
             raise row.bad(name, f"{kind.__name__} or nothing")
     return row.text(question), ", ".join(answers), metadata
 
 
 def _ecqa_by_text(row: _Row) -> _Parts:
-    """The hub gives the gold option's text. Where two options have that text, the letter is the first one's."""
+    """The hub gives the text of the gold option. Where two options have it, the letter is that of the first."""
     choices, gold = [row.text(f"q_op{i}") for i in range(1, 6)], row.text("q_ans")
     if gold not in choices:
         raise row.bad("q_ans", f"one of the options {choices}")
-    letter = LETTERS[choices.index(gold)]
-    return row.text("q_text"), letter, {"choices": choices, "letter": letter, "answer_text": gold}
+    return _choice(row.text("q_text"), choices, LETTERS[choices.index(gold)], gold)
 
 
 def _ecqa_by_letter(row: _Row) -> _Parts:
@@ -174,14 +170,18 @@ def _ecqa_by_letter(row: _Row) -> _Parts:
         raise row.bad("choices", "five options")
     if letter not in tuple(LETTERS) or choices[LETTERS.index(letter)] != gold:
         raise row.bad("answer", f"the letter of {gold!r} among {choices}")
-    return row.text("problem"), letter, {"choices": choices, "letter": letter, "answer_text": gold}
+    return _choice(row.text("problem"), choices, letter, gold)
+
+
+def _choice(question: str, choices: list[str], letter: str, gold: str) -> _Parts:
+    return question, letter, {"choices": choices, "letter": letter, "answer_text": gold}
 
 
 @dataclass(frozen=True)
 class _Form:
-    rows: tuple[int, ...]  # any of these counts is right
+    rows: tuple[int, ...]  # accepted numbers of rows
     read: Callable[[_Row], _Parts]
-    columns: tuple[str, ...] = ("problem", "answer")  # no row may lack one
+    columns: tuple[str, ...] = ("problem", "answer")  # required in every row
 
 
 @dataclass(frozen=True)
@@ -241,16 +241,16 @@ def _load(
     entry, folder = table[name], data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if folder and revision:
         raise DataError(
-            f"{name}: revision {revision!r} is one on the hub, but {folder} is to be read. Leave one of the two out "
-            f"(revision; data_dir or {DATA_DIR_VARIABLE})."
+            f"{name}: revision {revision!r} is one on the hub, but data_dir or {DATA_DIR_VARIABLE} selects {folder}. "
+            "Leave one of the two out."
         )
-    form, place = (entry.local, f"{folder}") if folder else (entry.hub, f"{entry.dataset} [{entry.split}]")
+    form, where = (entry.local, f"{folder}") if folder else (entry.hub, f"{entry.dataset} [{entry.split}]")
     rows, files, commit = _from_files(name, entry, Path(folder)) if folder else _from_hub(name, entry, revision)
     problems = _problems(rows, form, "ECQA" if name == "ecqa" else name)
     if check_rows and len(rows) not in form.rows:
         raise DataError(
-            f"{name}: expected {' or '.join(map(str, form.rows))} rows, found {len(rows)} in {place}. Restore the "
-            "files or name another revision; check_rows=False takes the set as it is."
+            f"{name}: expected {' or '.join(map(str, form.rows))} rows, found {len(rows)} in {where}. Restore the "
+            "files or name another revision; check_rows=False accepts the set as it is."
         )
     source: dict[str, Any] = {"name": name, "dataset": entry.dataset, "split": entry.split, "revision": commit}
     source |= {"rows": len(rows), "files": files, "stand_in": entry.stand_in if folder else None}
@@ -276,18 +276,18 @@ def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
 
     asked = revision
     if not huggingface_hub.is_offline_mode():
-        # Loaded by commit, a push in between changes nothing. Whatever goes wrong here, load_dataset says it better,
-        # or finds a copy in its cache.
+        # Load by commit, so that a push in between changes nothing. load_dataset gives better errors, or finds a copy
+        # in its cache.
         with suppress(Exception):
             asked = huggingface_hub.dataset_info(entry.dataset, revision=revision).sha
     try:
         data = datasets.load_dataset(entry.dataset, split=entry.split, revision=asked)
-    except Exception as error:  # errors of datasets, huggingface_hub, httpx and the system have no common class
+    except Exception as error:  # errors of datasets, huggingface_hub, httpx and the OS have no common class
         raise DataError(
             f"{name}: cannot load {entry.dataset} [{entry.split}], revision {asked or 'main'} ({error}). Check the "
             f"network, or set data_dir or {DATA_DIR_VARIABLE} to a folder with {', '.join(entry.files)}."
         ) from error
-    # Out of reach of the hub, `datasets` serves its latest copy whatever the revision: the copy's path tells which.
+    # Offline, `datasets` loads its latest copy whatever the revision; the path of the copy contains its commit.
     commit = next((c for file in data.cache_files for c in reversed(_COMMIT.findall(file["filename"]))), None)
     exact = asked if asked and _COMMIT.fullmatch(asked) else None
     if commit and exact and commit != exact:
@@ -295,9 +295,9 @@ def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
             f"{name}: revision {exact} of {entry.dataset} is not in the cache (which has {commit}) and the hub cannot "
             "be reached. Load it once with a network, or leave revision out."
         )
-    way_out = "If the set changed, pass revision= with an earlier commit, or data_dir= with local files."
+    solution = "If the set changed, pass revision= with an earlier commit, or data_dir= with local files."
     where = f"{name}: {entry.dataset} [{entry.split}], row"
-    return [_Row(v, f"{where} {n}", way_out) for n, v in enumerate(data.to_list())], {}, commit or exact
+    return [_Row(v, f"{where} {n}", solution) for n, v in enumerate(data.to_list())], {}, commit or exact
 
 
 def _problems(rows: list[_Row], form: _Form, task: str) -> list[Problem]:
@@ -314,13 +314,13 @@ def _problems(rows: list[_Row], form: _Form, task: str) -> list[Problem]:
         if given is None and name in problems:  # the same question twice
             name = next(other for i in itertools.count(2) if (other := f"{name}-{i}") not in problems)
         if given and name in problems:
-            raise row.bad(given, "an id of its own")
+            raise row.bad(given, "a unique id")
         problems[name] = Problem(name, task, question, answer, metadata)
     return list(problems.values())
 
 
 def local_digests(names: Iterable[str], data_dir: str | Path | None) -> dict[str, str]:
-    """SHA-256 of the files that sets of these names are read from, by file name; empty where the hub is read."""
+    """SHA-256 of the local files of these sets, by file name; empty for the hub."""
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not folder:
         return {}

@@ -1,7 +1,7 @@
-"""Reward functions for TRL's `reward_funcs`, in `TAMPOTrainer` and `GRPOTrainer` alike.
+"""Reward functions for TRL's `reward_funcs`, in `TAMPOTrainer` and `GRPOTrainer`.
 
-Each takes TRL's `completions` (texts, or lists of messages for conversational prompts) and columns of the data set
-by keyword, and returns a number for each completion, or None where it has nothing to say.
+Each takes TRL's `completions` (texts, or lists of messages for conversational prompts) and columns of the data set by
+keyword, and returns one number per completion, or None for no reward.
 """
 
 from collections import Counter
@@ -16,18 +16,14 @@ RewardFunction = Callable[..., list[float | None]]
 
 
 def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction:
-    """1 for a completion whose answer is right, 0 for a wrong, missing or late one.
+    """1 for a correct completion, 0 for a wrong, unparseable or late one; a function of the column `problem_id`.
 
-    A gold answer that cannot be parsed gives None, never a reward: TRL leaves such completions out of the group's
-    baseline. The shares of unparseable, late and gold_unparseable verdicts are logged as accuracy/<status>, and each
-    rollout's problem and verdict go to TRL's table of completions.
+    A gold answer that cannot be parsed gives None: TRL leaves such completions out of the group's baseline. Logs the
+    shares of other verdicts as accuracy/<status>, and adds problem and verdict to TRL's table of completions.
 
     Args:
-        suite: Who judges.
+        suite: Grades the completions.
         problems: Every problem of the training set.
-
-    Returns:
-        A function of `completions` and the column `problem_id`, named "accuracy".
     """
     by_id = {problem.id: problem for problem in problems}
 
@@ -38,7 +34,7 @@ def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction
         log_extra: Callable[[str, list[str]], None] | None = None,
         **columns: object,
     ) -> list[float | None]:
-        verdicts = suite.judge([by_id[name] for name in problem_id], [completion_text(c) for c in completions])
+        verdicts = suite.grade([by_id[name] for name in problem_id], [completion_text(c) for c in completions])
         if log_metric is not None:
             counts = Counter(verdict.status for verdict in verdicts)
             for status in ("unparseable", "timeout", "gold_unparseable"):
@@ -52,13 +48,10 @@ def accuracy_reward(suite: Suite, problems: Iterable[Problem]) -> RewardFunction
 
 
 def format_reward(opened_think: bool) -> RewardFunction:
-    """1 for a completion in the form that `tampo.tasks.prompts` asks for, else 0.
+    """1 for a completion in the format that `tampo.tasks.prompts` asks for, else 0; the function's name is "format".
 
     Args:
-        opened_think: Whether the chat template opens the think block itself (`tampo.tasks.prompts.think_opened`).
-
-    Returns:
-        A function of `completions`, named "format".
+        opened_think: Whether the chat template opens the think block (`tampo.tasks.prompts.think_opened`).
     """
 
     def form(completions: Sequence[Any], **columns: object) -> list[float | None]:
@@ -69,5 +62,5 @@ def format_reward(opened_think: bool) -> RewardFunction:
 
 
 def completion_text(completion: str | Sequence[dict[str, str]]) -> str:
-    """The text of a completion as TRL hands it to reward functions: itself, or the contents of its messages."""
+    """The text of a completion of a reward function: itself, or the contents of its messages."""
     return completion if isinstance(completion, str) else "".join(m.get("content") or "" for m in completion)

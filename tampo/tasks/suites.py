@@ -1,23 +1,23 @@
-"""What is asked and how it is judged: the mini scale's tasks, competition mathematics, and commonsense choices.
+"""Suites of tasks: the mini scale's, competition mathematics, and commonsense choices.
 
-A suite gives problems, turns one into a prompt and judges completions. Training, rewards and evaluation know
-suites only through this protocol.
+A suite has problems, makes prompts of them and grades completions. Training, rewards and evaluation use suites only
+through this protocol.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from tampo.grading.pool import Verdict, grade_math
+from tampo.grading import Status, Verdict, grade_math
 from tampo.tasks import mini
-from tampo.tasks.mini import Problem
+from tampo.tasks.mini import LETTERS, Problem
 from tampo.tasks.prompts import Message, problem_messages
-from tampo.tasks.published import LETTERS, Loaded, load_benchmark, load_training, local_digests
+from tampo.tasks.published import Loaded, load_benchmark, load_training, local_digests
 
 Prompt = str | list[Message]
 
 
 class Suite(Protocol):
-    """One family of training set and benchmarks. `data_dir` and `revision` say where published sets are read."""
+    """A training set and benchmarks. `data_dir` and `revision` select the source of published sets."""
 
     benchmarks: tuple[str, ...]
 
@@ -28,17 +28,17 @@ class Suite(Protocol):
         """The first `count` problems of one of `benchmarks`, or all."""
 
     def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
-        """SHA-256 of the local files that the training set or the benchmarks are read from, by file name."""
+        """SHA-256 of the local files of the training set or the benchmarks, by file name."""
 
     def prompt(self, problem: Problem) -> Prompt:
-        """What the model is asked: a text, or messages for its chat template."""
+        """The prompt: a text, or messages for a chat template."""
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """A verdict for each completion, in order; `problems` holds the problem of each. Never raises on text."""
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        """One verdict per completion; `problems` holds the problem of each. Never raises on text."""
 
 
 class _Mini:
-    """Families of `tampo.tasks.mini`: each is part of the training set, and a benchmark."""
+    """Families of `tampo.tasks.mini`; each is a benchmark and a part of the training set."""
 
     def __init__(self, families: tuple[str, ...]) -> None:
         self.benchmarks = families
@@ -56,20 +56,17 @@ class _Mini:
     def prompt(self, problem: Problem) -> Prompt:
         return mini.format_prompt(problem.question)
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        return [_mini_verdict(problem, text) for problem, text in zip(problems, completions, strict=True)]
-
-
-def _mini_verdict(problem: Problem, completion: str) -> Verdict:
-    answer = mini.extract_answer(completion)
-    if answer is None:
-        return Verdict(False, "unparseable", None)
-    correct = mini.score(problem, completion)
-    return Verdict(correct, "correct" if correct else "wrong", answer)
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+        verdicts = []
+        for problem, completion in zip(problems, completions, strict=True):
+            answer, correct = mini.extract_answer(completion), mini.is_correct(problem, completion)
+            status: Status = "unparseable" if answer is None else "correct" if correct else "wrong"
+            verdicts.append(Verdict(correct, status, answer))
+        return verdicts
 
 
 class _Published:
-    """Problems of `tampo.tasks.published`, asked by `tampo.tasks.prompts`, judged by `tampo.grading.pool`."""
+    """Problems of `tampo.tasks.published`, graded by `tampo.grading`."""
 
     def __init__(self, training_set: str, benchmarks: tuple[str, ...]) -> None:
         self._training_set, self.benchmarks = training_set, benchmarks
@@ -86,14 +83,14 @@ class _Published:
     def prompt(self, problem: Problem) -> Prompt:
         return problem_messages(problem)
 
-    def judge(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
         golds = [problem.answer for problem in problems]
         verdicts = grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
         return [_same_option(problem, verdict) for problem, verdict in zip(problems, verdicts, strict=True)]
 
 
 def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
-    """In some ECQA questions two options have the gold text: either letter is right."""
+    """In some ECQA questions two options have the gold text: both letters are correct."""
     choices, letter = problem.metadata.get("choices", ()), verdict.answer
     named = choices[LETTERS.index(letter)] if choices and letter in tuple(LETTERS) else None
     if verdict.status == "wrong" and named is not None and named == problem.metadata["answer_text"]:

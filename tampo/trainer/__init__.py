@@ -1,4 +1,4 @@
-"""The trainer: TRL's GRPO with a sampling temperature that a controller sets."""
+"""TRL's GRPO trainer with a sampling temperature that a controller sets."""
 
 from tampo.extras import extra
 

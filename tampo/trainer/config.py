@@ -1,18 +1,17 @@
-"""`TAMPOConfig`: TRL's `GRPOConfig`, the temperature's controller and its parameters."""
+"""`TAMPOConfig`: TRL's `GRPOConfig`, the temperature controller and its parameters."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
-from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of
+from trl import GRPOConfig
+
+from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, parameter
 from tampo.controllers.registry import CONTROLLERS, configure
 from tampo.controllers.tampo import TAMPO
-from tampo.extras import extra
 from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_likelihood, check_temperatures
+from tampo.trainer.trl_internals import DICT_FIELDS
 
-with extra("trl"):
-    from trl import GRPOConfig
-
-# Names of earlier versions, and what is written now.
+# Names of earlier versions, and their replacements.
 _RENAMED = {
     "temperature_start": 'temperature_controller_kwargs={"start_temperature": ...}',
     "temperature_end": 'temperature_controller_kwargs={"end_temperature": ...}',
@@ -25,16 +24,16 @@ _RENAMED = {
 
 
 def _of_tampo(name: str) -> Any:
-    """A field with the default and the meaning that TAMPO's own parameter has."""
-    return field(default=default_of(TAMPO, name), metadata={"help": help_of(TAMPO, name)})
+    """A field with the default and the help text of a parameter of the controller `TAMPO`."""
+    return parameter(default_of(TAMPO, name), help_of(TAMPO, name))
 
 
 @dataclass
 class TAMPOConfig(GRPOConfig):
     """`GRPOConfig`, the controller of the sampling temperature, and its parameters.
 
-    `temperature`, GRPO's own, is what the "fixed" controller samples at, and the temperature of evaluations during
-    training under every controller. A parameter out of its range raises a ValueError that names it.
+    GRPO's `temperature` is the sampling temperature of the "fixed" controller, and with every controller that of
+    evaluations during training. A parameter out of its range raises a ValueError that names it.
 
     Example:
         >>> cosine = {"temperature_controller": "cosine", "temperature_controller_kwargs": {"end_temperature": 1.2}}
@@ -46,18 +45,13 @@ class TAMPOConfig(GRPOConfig):
         ValueError: meta_alpha must be between 0 and 1, got 2.
     """
 
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "temperature_controller_kwargs"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [*DICT_FIELDS, "temperature_controller_kwargs"]  # noqa: RUF012
 
-    temperature_controller: str = field(
-        default="tampo",
-        metadata={"help": f"What sets the temperature of each generation batch: {', '.join(CONTROLLERS)}."},
-    )
-    temperature_controller_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Parameters of the controller, such as {'start_temperature': 0.8} of linear; `tampo params` lists "
-            "them. TAMPO's own are meta_alpha, meta_top_p and meta_likelihood."
-        },
+    temperature_controller: str = parameter("tampo", f"Sets the sampling temperature: {', '.join(CONTROLLERS)}.")
+    temperature_controller_kwargs: dict[str, Any] | str | None = parameter(
+        None,
+        "Parameters of the controller, such as {'start_temperature': 0.8} of linear; `tampo params` lists them. Those "
+        "of tampo are meta_alpha, meta_top_p and meta_likelihood.",
     )
     temperature_candidates: list[float] = field(
         default_factory=lambda: list(DEFAULT_TEMPERATURES),
@@ -66,19 +60,15 @@ class TAMPOConfig(GRPOConfig):
     meta_alpha: float = _of_tampo("alpha")
     meta_top_p: float = _of_tampo("top_p")
     meta_likelihood: str = _of_tampo("likelihood")
-    meta_warmup_ratio: float = field(
-        default=RunSettings.warmup_ratio,
-        metadata={"help": "Share of the run that samples at meta_warmup_temperature while the meta-policy learns."},
+    meta_warmup_ratio: float = parameter(
+        RunSettings.warmup_ratio,
+        "Share of the run that samples at meta_warmup_temperature.",
     )
-    meta_warmup_temperature: float = field(
-        default=RunSettings.warmup_temperature, metadata={"help": "Sampling temperature of the warm-up."}
-    )
-    scoring_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Rows whose log-probabilities are computed at a time, in loss and reference: rows of like length "
-            "together, so that little is padding. By default a whole micro-batch, as TRL does."
-        },
+    meta_warmup_temperature: float = parameter(RunSettings.warmup_temperature, "Sampling temperature of the warm-up.")
+    scoring_batch_size: int | None = parameter(
+        None,
+        "Rows per group in log-prob computation (policy and reference); rows of similar length form a group, so that "
+        "little is padding. By default a whole micro-batch, as in TRL.",
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -91,7 +81,7 @@ class TAMPOConfig(GRPOConfig):
         rows = self.scoring_batch_size
         if rows is not None and (not isinstance(rows, int) or rows < 1):
             raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")
-        if self.temperature_controller not in list(CONTROLLERS):  # a list compares what cannot be hashed, too
+        if self.temperature_controller not in list(CONTROLLERS):  # in a list: the value may not be hashable
             raise ValueError(
                 f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."
             )
@@ -107,24 +97,24 @@ class TAMPOConfig(GRPOConfig):
             raise ValueError(f"temperature_controller_kwargs: {error}") from error
         if isinstance(self.generation_kwargs, dict) and "temperature" in self.generation_kwargs:
             raise ValueError(
-                "generation_kwargs must not hold a temperature: the loss would not know of it. Set `temperature` and "
+                "generation_kwargs must not hold a temperature: the loss would not use it. Set `temperature` and "
                 "temperature_controller='fixed' instead."
             )
 
     @property
     def passes_per_batch(self) -> int:
-        """Micro-batches that one generation batch serves."""
+        """Micro-batches computed from one generation batch."""
         assert self.steps_per_generation is not None, "GRPOConfig sets it"
         return self.steps_per_generation * self.num_iterations
 
     def configure_controller(self) -> TemperatureController:
-        """The controller with its parameters, before a run. Raises a ValueError that names a bad parameter."""
+        """A new controller with its parameters. Raises a ValueError that names a bad parameter."""
         named = {"alpha": self.meta_alpha, "top_p": self.meta_top_p, "likelihood": self.meta_likelihood}
         named["value"] = self.temperature
         return configure(self.temperature_controller, cast(Any, self.temperature_controller_kwargs or {}), named)
 
     def run_settings(self, total_steps: int, vocabulary_size: int = 32_000) -> RunSettings:
-        """What the controller may use of a run of `total_steps` optimizer steps and a model of so many tokens."""
+        """Settings for the controller of a training run of `total_steps` optimizer steps."""
         batches = total_steps * self.gradient_accumulation_steps / self.passes_per_batch
         return RunSettings(
             temperatures=tuple(self.temperature_candidates),

@@ -1,7 +1,7 @@
-"""Scoring of rollouts without their padding: rows of like length together, each group as wide as its longest row.
+"""Log-prob computation without padding: rows of similar length together, each group as wide as its longest row.
 
-TRL scores a micro-batch as one rectangle, as wide as the longest prompt and the longest completion in it. Where
-lengths differ much, most of that is padding.
+TRL computes a micro-batch as one rectangle, as wide as its longest prompt and its longest completion. Where lengths
+differ much, most of that is padding.
 """
 
 from collections.abc import Callable
@@ -11,40 +11,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Scores rows of (input_ids (b, l), attention_mask (b, l), completion length c): tensors (b, c, ...), or None.
-Score = Callable[[Tensor, Tensor, int], tuple[Tensor | None, ...]]
+# Takes rows (input_ids (b, l), attention_mask (b, l), completion length c) and returns tensors (b, c, ...) or None.
+Compute = Callable[[Tensor, Tensor, int], tuple[Tensor | None, ...]]
 
 
-def score_by_length(
-    score: Score, input_ids: Tensor, attention_mask: Tensor, completion_length: int, rows: int
+def compute_by_length(
+    compute: Compute, input_ids: Tensor, attention_mask: Tensor, completion_length: int, size: int
 ) -> tuple[Tensor | None, ...]:
-    """What `score` gives for all rows at once, computed for `rows` rows of like length at a time.
+    """The result of `compute` for all rows, computed in groups of `size` rows of similar length.
 
-    The number of calls depends on the number of rows alone, so that processes that hold as many rows each call as
-    often. Gradients flow through.
+    The number of calls depends on the number of rows only, so it is the same on processes with as many rows. Gradients
+    flow through.
 
     Args:
-        score: What to compute, one value (or vector) a completion token.
+        compute: What to compute, one value (or vector) per completion token.
         input_ids: Prompts, padded on the left, and completions, padded on the right, shape (B, P + C).
-        attention_mask: Of the same shape; a row may have no token at all.
+        attention_mask: Same shape; a row may have no token at all.
         completion_length: C.
-        rows: Rows scored at a time.
+        size: Rows per group.
 
     Returns:
-        Of shape (B, C, ...), zero behind the end of a completion's group.
+        Tensors of shape (B, C, ...), zero after the longest completion of a row's group.
     """
     prompt_length = input_ids.size(1) - completion_length  # P
-    # A mask may have holes; what counts is the first token of a prompt and the last of a completion.
-    place = torch.arange(1, input_ids.size(1) + 1, device=input_ids.device)  # (P + C,)
-    ends = ((attention_mask * place).amax(dim=1) - prompt_length).clamp(min=1)  # (B,), at least one column
+    # A mask may have holes: what counts is the first token of a prompt and the last of a completion.
+    column = torch.arange(1, input_ids.size(1) + 1, device=input_ids.device)  # (P + C,)
+    ends = ((attention_mask * column).amax(dim=1) - prompt_length).clamp(min=1)  # (B,), at least one column
     present = attention_mask[:, :prompt_length].bool()
-    starts = torch.where(present, place[:prompt_length], prompt_length).amin(dim=1) - 1  # (B,)
+    starts = torch.where(present, column[:prompt_length], prompt_length).amin(dim=1) - 1  # (B,)
     order = (ends - starts).argsort(stable=True)
     groups = []
-    for group in order.split(rows):
+    for group in order.split(size):
         first, last = int(starts[group].min()), int(ends[group].max())
         columns = slice(first, prompt_length + last)
-        parts = score(input_ids[group, columns], attention_mask[group, columns], last)
+        parts = compute(input_ids[group, columns], attention_mask[group, columns], last)
         groups.append([None if part is None else _widen(part, completion_length) for part in parts])
     back = order.argsort()
     return tuple(None if parts[0] is None else torch.cat(parts)[back] for parts in zip(*groups, strict=True))

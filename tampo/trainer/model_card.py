@@ -1,4 +1,4 @@
-"""What a trained model's card adds to TRL's text: the temperature's controller, parameters, provenance."""
+"""What tampo adds to TRL's model card: the temperature controller, parameters, provenance."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ PAPER: dict[str, str] = {
 
 
 def add_temperature(path: Path, name: str, controller: TemperatureController, run: RunSettings) -> None:
-    """Add to the card at `path` which controller set the sampling temperature, and with which parameters."""
+    """Add the temperature controller and its parameters to the card at `path`."""
     values = {"temperature_candidates": list(run.temperatures), "seed": run.seed, **resolved(controller)}
     if controller.uses_warmup:
         values |= {"meta_warmup_ratio": run.warmup_ratio, "meta_warmup_temperature": run.warmup_temperature}
@@ -39,7 +39,7 @@ def add_temperature(path: Path, name: str, controller: TemperatureController, ru
 
 
 def add_run(path: Path, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Add to the card at `path` what decides the result of the run, and what it was made with."""
+    """Add the parameters and the provenance of the run to the card at `path`."""
     _add(path, "Parameters", "What decides the result of this training run, as in `manifest.json`:", identity)
     _add(path, "Provenance", "Commit of tampo, versions and machine:", provenance)
 
@@ -47,10 +47,10 @@ def add_run(path: Path, identity: Mapping[str, Any], provenance: Mapping[str, An
 def _add(path: Path, heading: str, text: str, values: Mapping[str, Any]) -> None:
     card = ModelCard.load(path)
     if card.data.tags:
-        card.data.tags = sorted(card.data.tags)  # TRL's come out of a set: the same card twice
-    plain = json.loads(json.dumps(values))  # tuples are no YAML
+        card.data.tags = sorted(card.data.tags)  # TRL's come from a set, in any order
+    plain = json.loads(json.dumps(values))  # YAML has no tuples
     listed = yaml.safe_dump(plain, allow_unicode=True, sort_keys=True)
-    # TRL knows no base model but one of the hub.
+    # TRL expects a base model from the hub.
     card.content = card.content.replace("[None](https://huggingface.co/None)", "a local model")
     card.content = f"{card.content.rstrip()}\n\n## {heading}\n\n{text}\n\n```yaml\n{listed}```\n"
     card.save(path)

@@ -1,14 +1,13 @@
-"""The loss's temperature with a TRL whose fused head tampo does not know, by public PyTorch alone.
+"""The temperature of the loss where tampo does not know TRL's fused head, with public PyTorch only.
 
 TRL divides logits by the temperature T0 that its trainer was built with: TRL 1.15 and 1.16 in a fused head, earlier
-releases by the trainer's attribute, at each call. While a batch is scored, `ScaledHeads` keeps that attribute at T0 and
-multiplies the last hidden states by T0 / T in a forward hook. The LM head is linear, so TRL makes z / T of its logits
-in either case, and never divides twice. The K virtual log-likelihoods come from the same hidden states.
+releases at each call by the trainer's attribute. During log-prob computation, `ScaledHeads` keeps that attribute at T0
+and multiplies the last hidden states by T0 / T in a forward hook. The LM head is linear, so the result is z / T in both
+cases. The K virtual log-likelihoods come from the same hidden states.
 
-This costs one more product with the LM head where likelihoods are recorded, and one more rounding of the hidden states
-where T is not T0 (in bfloat16 as coarse as that of any layer's output). Measured against the fused head's closure, on
-one CPU thread in alternation: forward and backward with recording took 1.02 times as long on the mini model (421
-tokens) and with 32,768 tokens, whole training runs of the mini model 1.01 times.
+Cost: one more product with the LM head where likelihoods are recorded, and one more rounding of the hidden states where
+T differs from T0. Against the fused head's closure, on one CPU thread in alternation: forward and backward with
+recording took 1.02 times as long on the mini model (421 tokens) and with 32,768 tokens, whole training runs 1.01 times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,20 +21,13 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tampo.likelihood import virtual_log_probs
+from tampo.trainer.trl_internals import OTHER_HEADS, Heads, Rows
 
-# Names, in the configs of models, of what a head does besides one product; the values are those of no effect.
-_OTHER_HEADS = {
-    "final_logit_softcapping": (None,),
-    "logit_scale": (None, 1),
-    "output_multiplier": (None, 1),
-    "lm_head_multiplier": (None, 1),
-    "logits_scaling": (None, 1),
-}
-_WAY_OUT = "Install a version of TRL whose fused head tampo knows (1.16.0)."
+_SOLUTION = "Install a version of TRL whose fused head tampo knows (1.16.0)."
 
 
-class ScaledHeads:
-    """The heads of the models that a trainer scores with: sets their temperature and records likelihoods.
+class ScaledHeads(Heads):
+    """Plain LM heads, with scaled hidden states.
 
     Args:
         models: The policy and, if there is one, the reference model.
@@ -54,49 +46,45 @@ class ScaledHeads:
         self._checked = False
         for model in self._models:
             head, config = model.get_output_embeddings(), model.config.get_text_config()
-            others = [name for name, neutral in _OTHER_HEADS.items() if getattr(config, name, None) not in neutral]
+            others = [name for name, neutral in OTHER_HEADS.items() if getattr(config, name, None) not in neutral]
             if not isinstance(head, nn.Linear) or head.bias is not None:
                 others.append(f"an LM head that is not a linear map without bias ({head})")
             if others:
                 raise RuntimeError(
-                    f"With TRL {trl.__version__}, tampo does not support {', '.join(others)}. {_WAY_OUT}"
+                    f"With TRL {trl.__version__}, tampo does not support {', '.join(others)}. {_SOLUTION}"
                 )
 
-    def score(
-        self,
-        score: Callable[[], tuple[Tensor | None, ...]],
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        completion_length: int,
-        temperatures: Sequence[float] | None,
+    def log_probs(
+        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
     ) -> tuple[Tensor | None, ...]:
-        """As `FusedHeads.score`.
+        """As `Heads.log_probs`.
 
         Raises:
-            RuntimeError: TRL did not score at the current temperature, or processes share the LM head's weight.
+            RuntimeError: TRL's log-probabilities are not those of the current temperature, or processes share the LM
+                head's weight.
         """
         current, built_at = self.temperature, self._built_at
-        # Where these three differ, the first is what TRL's own log-probabilities must be closest to.
+        # Where these three differ, TRL's log-probabilities must be closest to the first.
         probes = [] if temperatures is None or self._checked else [current, built_at, current**2 / built_at]
-        recorded: list[Tensor] = []  # one a pass: TRL may pass the rows in parts
-        shown = 0
+        recorded: list[Tensor] = []  # one per forward pass: TRL may split the rows
+        seen = 0
+        completion = slice(-rows.completion_length, None)
 
         def read_and_scale(model: Any, output: Any) -> Any:
-            nonlocal shown
+            nonlocal seen
             states = output.last_hidden_state  # (b, L, H)
             if temperatures is not None:
-                rows = slice(shown, shown + len(states))
-                shown += len(states)
+                part = slice(seen, seen + len(states))
+                seen += len(states)
                 weight = model.get_output_embeddings().weight  # (V, H)
                 if weight.dim() != 2:
-                    raise RuntimeError(f"The LM head is split over processes (ZeRO-3). {_WAY_OUT}")
-                columns = slice(-completion_length, None)
+                    raise RuntimeError(f"The LM head is split over processes (ZeRO-3). {_SOLUTION}")
                 recorded.append(
                     virtual_log_probs(
-                        states[:, -completion_length - 1 : -1].detach().to(weight.dtype),
+                        states[:, -rows.completion_length - 1 : -1].detach().to(weight.dtype),
                         weight.detach(),
-                        input_ids[rows, columns],
-                        attention_mask[rows, columns],
+                        rows.input_ids[part, completion],
+                        rows.attention_mask[part, completion],
                         [*temperatures, *probes],
                     )
                 )
@@ -105,18 +93,20 @@ class ScaledHeads:
             return output
 
         with self._hooks(read_and_scale):
-            scored = score()
+            computed = compute()
         if temperatures is None:
-            return *scored, None
+            return *computed, None
         log_probs = torch.cat(recorded)  # (B, C, K + probes)
-        if probes and current != built_at and attention_mask[:, -completion_length:].any():
-            assert scored[0] is not None, "log-probabilities are always there"
-            keep = attention_mask[:, -completion_length:].bool()
-            errors = (scored[0].detach().float().unsqueeze(-1) - log_probs[..., -3:])[keep].abs().mean(dim=0)
+        keep = rows.attention_mask[:, completion].bool()
+        if probes and current != built_at and keep.any():
+            assert computed[0] is not None, "log-probabilities are never None"
+            errors = (computed[0].detach().float().unsqueeze(-1) - log_probs[..., -3:])[keep].abs().mean(dim=0)
             if errors.argmin() != 0:
-                raise RuntimeError(f"TRL {trl.__version__} does not score at the current temperature. {_WAY_OUT}")
+                raise RuntimeError(
+                    f"TRL {trl.__version__} does not compute log-probs at the current temperature. {_SOLUTION}"
+                )
             self._checked = True
-        return *scored, log_probs[..., : len(temperatures)]
+        return *computed, log_probs[..., : len(temperatures)]
 
     @contextmanager
     def _hooks(self, hook: Callable[[Any, Any], Any]) -> Iterator[None]:

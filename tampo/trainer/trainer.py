@@ -1,16 +1,15 @@
 """TRL's GRPO with a sampling temperature that changes during training.
 
-TRL 1.16 fixes the temperature when the trainer is built: it is copied into the generation settings and captured in
-the closure of a fused LM head, which computes every log-probability of the loss. `TAMPOTrainer.set_temperature`
-changes all of those places together, so that sampling, loss and reference model never disagree. Where TRL has no such
-head, or one that tampo does not know, hidden states are scaled instead (`tampo.trainer.scaled_head`). Each generation
-batch carries the temperature it was sampled at, and is scored at it for as long as it is used.
+TRL 1.16 copies the temperature into the generation settings when the trainer is built, and captures it in the closure
+of the fused LM head that computes all log-probabilities of the loss. `TAMPOTrainer.set_temperature` changes both, so
+that sampling, loss and reference model agree. Where tampo does not know TRL's head, it scales hidden states instead
+(`tampo.trainer.scaled_head`). Each generation batch carries its sampling temperature, and all its log-probabilities
+are computed at it.
 
-The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it: no
-further forward pass, and no further product with the LM head.
+The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it. They
+need no further forward pass and no further product with the LM head.
 """
 
-import inspect
 import json
 import logging
 import math
@@ -30,10 +29,20 @@ from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureControl
 from tampo.files import write_json
 from tampo.meta_policy import check_temperatures
 from tampo.trainer.config import TAMPOConfig
-from tampo.trainer.length_grouping import score_by_length
+from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.model_card import PAPER, add_temperature
 from tampo.trainer.scaled_head import ScaledHeads
-from tampo.trainer.trl_internals import FusedHeads
+from tampo.trainer.trl_internals import (
+    FusedHeads,
+    Heads,
+    Rows,
+    checkpoint_folder,
+    extra_columns,
+    micro_batches,
+    sampled_prompts,
+    set_sampling_temperature,
+    training_metrics,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +57,20 @@ class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
-    trains as `GRPOTrainer` does, to the last bit, and logs the same quantities about temperatures. With
-    `log_completions`, TRL's table of completions has two more columns: the temperature a completion was sampled at,
-    and its K log-likelihoods (Eq. 8).
+    equals `GRPOTrainer` to the last bit. With `log_completions`, TRL's table of completions has two more columns: the
+    sampling temperature of a completion, and its K log-likelihoods (Eq. 8).
 
     Attributes:
-        controller: The rule in use; made anew by every `train()`, None before the first.
-        temperature: The temperature in force.
-        observation: What the latest finished generation batch said about temperatures, or None.
+        controller: The controller of the current training run; None before the first `train()`.
+        temperature: The current temperature.
+        rollout_batch: Likelihoods, advantages and lengths of the latest finished generation batch, or None.
 
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         ValueError: `train_dataset` has no rows.
-        RuntimeError: With this version of TRL, tampo can set the loss's temperature for plain LM heads alone, and this
-            model's is another (see `tampo.trainer.scaled_head`).
+        RuntimeError: With this version of TRL, tampo supports plain LM heads only (see `tampo.trainer.scaled_head`).
 
-    `train` raises NonFiniteLoss before an update by a loss that is NaN or infinite.
+    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite.
 
     Example:
         >>> from datasets import Dataset
@@ -91,91 +98,91 @@ class TAMPOTrainer(GRPOTrainer):
     _name = "TAMPO"
     _paper = PAPER
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
-        config = bound.arguments.get("args")
-        if config is not None and not isinstance(config, TAMPOConfig):
-            raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(config).__name__}.")
-        if config is None:
-            bound.arguments["args"] = TAMPOConfig("tampo-output")
-        prompts = bound.arguments.get("train_dataset")
-        if prompts is not None and hasattr(prompts, "__len__") and not len(prompts):
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: TAMPOConfig | None = None,
+        train_dataset: Any = None,
+        *others: Any,
+        **kwargs: Any,
+    ) -> None:
+        args = TAMPOConfig("tampo-output") if args is None else args
+        if not isinstance(args, TAMPOConfig):
+            raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(args).__name__}.")
+        if train_dataset is not None and hasattr(train_dataset, "__len__") and not len(train_dataset):
             raise ValueError("train_dataset has no rows: there is nothing to train on.")
-        super().__init__(*bound.args[1:], **bound.kwargs)
+        super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
         self.controller: TemperatureController | None = None
         self.rollout_batch: RolloutBatch | None = None
         if self.use_vllm and self.vllm_mode == "colocate":
-            # vLLM draws from torch's own generator, which it has just seeded with the number of the process (TRL 1.16):
-            # without this, trainings with other seeds would have the same rollouts.
+            # vLLM samples from torch's global generator, which TRL 1.16 has just seeded with the process index:
+            # without this, training runs with different seeds would have the same rollouts.
             set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
         self._heads = self._find_heads()
-        # TRL scores a whole generation batch at once, before any update, when an update falls inside the batch's use.
-        self._scored_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
+        # Where an update falls inside a generation batch, TRL computes the batch's log-probs once, before any update.
+        self._log_probs_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
         )
         self._examples: list[dict[str, Any]] = []  # of the latest generation batch
         self._record_next_pass = False
         self._recorded: tuple[Tensor, Tensor]  # (b, C, K), (b, C), of the latest recorded pass
         self._reward = math.nan  # mean of the latest generation batch
-        self._unobserved = 0  # local rows of the current generation batch whose likelihoods are still to come
-        # (b, K + 3) and (b,) each: log-likelihoods, entropy, advantage, length; and the row in the order of generation
-        self._observed: list[tuple[Tensor, Tensor]] = []
+        self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
+        # (b, K + 3) and (b,) each: log-likelihoods, entropy, advantage, length; and the row's index at generation
+        self._collected: list[tuple[Tensor, Tensor]] = []
         self.add_callback(MetaPolicyCallback(self))
 
     @property
     def inside_generation_batch(self) -> bool:
-        """Whether the latest generation batch is still in use, so that a checkpoint could not be resumed exactly."""
-        return self._step % self.args.passes_per_batch != 0
+        """Whether the latest generation batch is still in use: a checkpoint could not be resumed exactly."""
+        return micro_batches(self) % self.args.passes_per_batch != 0
 
     def _policy(self) -> PreTrainedModel:
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def _find_heads(self) -> FusedHeads | ScaledHeads:
+    def _find_heads(self) -> Heads:
         models = [self._policy()]
         if self.ref_model is not None:
             models.append(self.accelerator.unwrap_model(self.ref_model))
-        heads: FusedHeads | ScaledHeads
+        heads: Heads
         try:
-            heads, way = FusedHeads(models), "in the closure of TRL's fused head"
+            heads, method = FusedHeads(models), "in the closure of TRL's fused head"
         except RuntimeError as unknown:
-            if getattr(self.args, "use_liger_kernel", False):  # its loss does not pass through `score`
+            if getattr(self.args, "use_liger_kernel", False):  # its loss does not use TRL's log-probabilities
                 raise RuntimeError(f"{unknown} With this one, tampo does not support use_liger_kernel.") from unknown
-            heads, way = ScaledHeads(models, self), "by scaling hidden states"
+            heads, method = ScaledHeads(models, self), "by scaling hidden states"
         if self.is_world_process_zero():
-            logger.info("TRL %s: the temperature is set %s; cost: %s.", trl.__version__, way, heads.cost)
+            logger.info("TRL %s: the temperature is set %s; cost: %s.", trl.__version__, method, heads.cost)
         return heads
 
     def set_temperature(self, temperature: float) -> None:
-        """Make `temperature` the one in force, for sampling and for every log-probability computed from now on."""
+        """Set the current temperature, of sampling and of every log-probability computed from now on."""
         self.temperature = self._heads.temperature = temperature
-        if self.use_vllm:
-            self.vllm_generation.temperature = temperature
-        else:
-            self.generation_config.temperature = temperature
-            self.generation_kwargs["temperature"] = temperature
+        set_sampling_temperature(self, temperature)
 
     def _run_settings(self, steps: int) -> RunSettings:
         return self.args.run_settings(steps, self._policy().config.get_text_config().vocab_size)
 
-    # The number of steps is known here, and the checkpoint is loaded after.
+    # Here the number of steps is known, and the checkpoint is not loaded yet.
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         self.controller = self.args.configure_controller()
         self.controller.start(self._run_settings(num_training_steps))
-        self._unobserved, self._observed = 0, []
+        self._missing_rows, self._collected = 0, []
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run that is resumed at its last step has none left to take; transformers would take one more.
+        # transformers would take one more step in a run that is resumed after its last one.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As TRL, but a table of completions is not replaced by an empty one where nothing was sampled."""
-        wanted, self.log_completions = self.log_completions, self.log_completions and bool(self._logs["prompt"])
+        """As TRL, but does not replace a table of completions by an empty one where nothing was sampled."""
+        wanted, self.log_completions = self.log_completions, self.log_completions and bool(sampled_prompts(self))
         try:
             super().log(logs, start_time)
         finally:
@@ -189,32 +196,32 @@ class TAMPOTrainer(GRPOTrainer):
         else:
             temperature = self.args.temperature
         self.set_temperature(temperature)
-        self._record_next_pass = training and self._scored_at_generation
+        self._record_next_pass = training and self._log_probs_at_generation
         self._examples = inputs
         output = super()._generate_and_score_completions(inputs)
         rows = len(output["advantages"])
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
-        # The likelihoods come later, when TRL has shuffled the rows; its table of completions has them in this order.
+        # TRL shuffles the rows before their likelihoods are known; its table of completions keeps this order.
         output["rollout"] = torch.arange(rows, device=self.accelerator.device)
         self._log_rollouts(temperature=[temperature] * rows, log_likelihoods=[None] * rows)
         if training:
-            if self._scored_at_generation != ("old_per_token_logps" in output):
-                raise RuntimeError(f"TRL {trl.__version__} scores rollouts at another point than tampo expects.")
-            self._unobserved, self._observed = rows, []
-            self._reward = self._metrics["train"]["reward"][-1]
-            if self._scored_at_generation:
-                self._observe(output)
+            if self._log_probs_at_generation != ("old_per_token_logps" in output):
+                raise RuntimeError(f"TRL {trl.__version__} computes log-probs at another point than tampo expects.")
+            self._missing_rows, self._collected = rows, []
+            self._reward = training_metrics(self)["reward"][-1]
+            if self._log_probs_at_generation:
+                self._collect_likelihoods(output)
         return output
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self.set_temperature(inputs["temperature"].item())
-        observing = self._policy().training and self._unobserved > 0
-        self._record_next_pass = observing
+        collecting = self._policy().training and self._missing_rows > 0
+        self._record_next_pass = collecting
         loss = super()._compute_loss(model, inputs)
         if self._policy().training and not torch.isfinite(loss):
             raise NonFiniteLoss(self._describe_loss(loss.item()))
-        if observing:
-            self._observe(inputs)
+        if collecting:
+            self._collect_likelihoods(inputs)
         return loss
 
     def _describe_loss(self, loss: float) -> str:
@@ -225,7 +232,7 @@ class TAMPOTrainer(GRPOTrainer):
         return (
             f"The loss of step {self.state.global_step + 1} is {loss}, at temperature {self.temperature:g}. "
             f"Prompts of the batch ({column}): {shown}. Newest checkpoint: {newest or 'none'}. "
-            "Go on from it with a lower learning_rate or max_grad_norm, or in another precision."
+            "Resume from it with a lower learning_rate or max_grad_norm, or in another precision."
         )
 
     def _get_per_token_logps_and_entropies(
@@ -238,33 +245,31 @@ class TAMPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[Any, ...]:
         recording, self._record_next_pass = self._record_next_pass, False
-        score = super()._get_per_token_logps_and_entropies
+        compute = super()._get_per_token_logps_and_entropies
         if recording:
-            kwargs["compute_entropy"] = True  # the head has computed it anyway
+            kwargs["compute_entropy"] = True  # the head computes it anyway
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
-        def score_rows(ids: Tensor, mask: Tensor, length: int) -> tuple[Tensor | None, ...]:
+        def compute_rows(*rows: Any) -> tuple[Tensor | None, ...]:
             temperatures = self.args.temperature_candidates if recording else None
-            return self._heads.score(
-                lambda: score(model, ids, mask, length, *args, **kwargs), ids, mask, length, temperatures
-            )
+            return self._heads.log_probs(lambda: compute(model, *rows, *args, **kwargs), Rows(*rows), temperatures)
 
-        rows = self.args.scoring_batch_size
-        # Images belong to rows in ways of their own, and an auxiliary loss to a whole micro-batch.
-        if rows is None or any(value is not None and value is not False for value in others.values()):
-            scored = score_rows(input_ids, attention_mask, logits_to_keep)
+        size = self.args.scoring_batch_size
+        # TRL maps images to rows itself, and an auxiliary loss belongs to a whole micro-batch: no groups for these.
+        if size is None or any(value is not None and value is not False for value in others.values()):
+            computed = compute_rows(input_ids, attention_mask, logits_to_keep)
         else:
-            rows = min(rows, kwargs.get("batch_size") or rows)
-            scored = score_by_length(score_rows, input_ids, attention_mask, logits_to_keep, rows)
-        log_probs, entropies, *auxiliary_loss, recorded = scored  # no such loss before TRL 1.7
-        assert log_probs is not None, "the one value that is always there"
+            size = min(size, kwargs.get("batch_size") or size)
+            computed = compute_by_length(compute_rows, input_ids, attention_mask, logits_to_keep, size)
+        log_probs, entropies, *auxiliary_loss, recorded = computed  # no such loss before TRL 1.7
+        assert log_probs is not None, "never None"
         if recorded is not None:
-            assert entropies is not None, "asked for"
+            assert entropies is not None, "compute_entropy is set"
             self._recorded = recorded, entropies.detach().float()
         return log_probs, entropies, *auxiliary_loss
 
-    def _observe(self, inputs: dict[str, Any]) -> None:
-        """Take in the recorded likelihoods of some rows; when the generation batch is complete, tell the controller."""
+    def _collect_likelihoods(self, inputs: dict[str, Any]) -> None:
+        """Keep the recorded likelihoods of some rows; update the controller when the generation batch is complete."""
         assert self.controller is not None, "train() makes the controller"
         if self._record_next_pass:
             raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
@@ -273,12 +278,12 @@ class TAMPOTrainer(GRPOTrainer):
         log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
         others = [(entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
         rows = torch.cat([log_likelihoods, torch.stack(others, dim=1)], dim=1)
-        self._observed.append((rows, inputs["rollout"]))
-        self._unobserved -= len(rows)
-        if self._unobserved == 0:
-            observed = torch.cat([rows for rows, _ in self._observed])
-            order = torch.cat([rollout for _, rollout in self._observed]).argsort()
-            batch = self.accelerator.gather(observed).double().cpu().numpy()  # (N, K + 3)
+        self._collected.append((rows, inputs["rollout"]))
+        self._missing_rows -= len(rows)
+        if self._missing_rows == 0:
+            collected = torch.cat([rows for rows, _ in self._collected])
+            order = torch.cat([rollout for _, rollout in self._collected]).argsort()
+            batch = self.accelerator.gather(collected).double().cpu().numpy()  # (N, K + 3)
             likelihoods, (entropy, advantages, lengths) = batch[:, :-3], batch[:, -3:].T
             self.rollout_batch = RolloutBatch(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
@@ -289,17 +294,16 @@ class TAMPOTrainer(GRPOTrainer):
                 entropy=entropy.sum() / lengths.sum() if lengths.any() else math.nan,
             )
             self.controller.update(self.rollout_batch)
-            self._log_rollouts(log_likelihoods=observed[order, :-3].tolist())
+            self._log_rollouts(log_likelihoods=collected[order, :-3].tolist())
 
     def _log_rollouts(self, **columns: list[Any]) -> None:
-        """Put values, one a local row of the latest generation batch, into TRL's table of completions."""
-        table: Any = self._logs["extra"]  # each column a deque as long as a generation batch: the newest stay
+        """Add columns, one value per local row of the latest generation batch, to TRL's table of completions."""
         if self.log_completions:
             for name, values in columns.items():
-                table[name].extend(gather_object(values))
+                extra_columns(self)[name].extend(gather_object(values))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's model card, which then says which rule set the temperature, and with which parameters."""
+        """TRL's model card, with the temperature controller and its parameters."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             name, path = self.args.temperature_controller, Path(str(self.args.output_dir), "README.md")
@@ -311,39 +315,34 @@ class TAMPOTrainer(GRPOTrainer):
         if self.args.should_save and self.controller is not None:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             state = {"controller": self.args.temperature_controller, "state": self.controller.state_dict()}
-            write_json(Path(self._get_output_dir(trial=trial), name, CONTROLLER_STATE_NAME), state)
+            write_json(checkpoint_folder(self, trial) / name / CONTROLLER_STATE_NAME, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        assert self.controller is not None, "create_scheduler comes first"
-        path = os.path.join(checkpoint, CONTROLLER_STATE_NAME)
+        assert self.controller is not None, "create_scheduler is called first"
+        path = Path(checkpoint, CONTROLLER_STATE_NAME)
         try:
-            with open(path, encoding="utf-8") as file:
-                saved = json.load(file)
+            saved = json.loads(path.read_text(encoding="utf-8"))
             if saved["controller"] != self.args.temperature_controller:
-                raise ValueError(f"it is of the controller {saved['controller']!r}")
+                raise ValueError(f"it is the state of controller {saved['controller']!r}")
             self.controller.load_state_dict(saved["state"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Cannot resume the temperature controller {self.args.temperature_controller!r} from {path}: {error}. "
-                "Resume from another checkpoint, or start anew."
+                "Resume from another checkpoint, or start a new run."
             ) from error
 
 
 class MetaPolicyCallback(TrainerCallback):
-    """Logs temperatures beside TRL's metrics, and keeps checkpoints where a run can be resumed exactly.
+    """Logs temperatures beside TRL's metrics, and moves checkpoints to steps where a run can be resumed exactly.
 
-    Added by `TAMPOTrainer`. At every optimizer step it logs `temperature` (the one in force), what the controller
-    reports (for TAMPO the distribution and its entropy in nats), and, where a generation batch was completed, the
-    mean, standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative advantage. The
-    metrics go to every tracker of `report_to`.
+    `TAMPOTrainer` adds it. At every optimizer step it logs `temperature` (the current one), the controller's metrics
+    (for TAMPO the distribution and its entropy in nats), and, after each finished generation batch, the mean,
+    standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative advantage.
 
-    A save that falls inside a generation batch is put off to its end, since TRL's checkpoints do not hold rollouts.
-
-    Args:
-        trainer: The trainer to watch.
+    TRL's checkpoints do not hold rollouts, so a save inside a generation batch waits for the batch's end.
     """
 
     def __init__(self, trainer: TAMPOTrainer) -> None:
@@ -359,7 +358,7 @@ class MetaPolicyCallback(TrainerCallback):
             metrics |= trainer.rollout_batch.statistics()
             self._logged = trainer.rollout_batch
         for name, value in metrics.items():
-            trainer._metrics["train"][name].append(value)
+            training_metrics(trainer)[name].append(value)
         last = state.global_step >= state.max_steps
         self._save_is_due = self._save_is_due or control.should_save
         if self._save_is_due:

@@ -1,153 +1,201 @@
-"""What tampo has to know of the inside of TRL's fused LM head, in one place.
+"""Every private name of TRL and transformers that the trainer reads; `tests/contracts/test_trl.py` has a test for each.
 
-TRL 1.16 never holds the logits: its fused head projects the hidden states tile by tile and folds each tile into the
-log-probabilities. `FusedHead` changes the temperature that it captured when the trainer was built. `tapped_logits`
-lends each tile to somebody else before TRL folds it, so that the K virtual log-likelihoods cost no further product
-with the LM head, and see the very logits of the loss: same precision, same gathering of a head that ZeRO-3 has split.
+The methods that `TAMPOTrainer` overrides are in `tampo.trainer.trainer`.
+
+TRL's fused LM head (1.15 and later) never holds the logits: it multiplies hidden states and weights tile by tile, and
+adds each tile to running sums. `FusedHeads` changes the temperature that the heads captured when the trainer was built.
+`tapped_logits` shows each tile to a reader first. So the K virtual log-likelihoods need no second product with the LM
+head, and they use the logits of the loss: same precision, same gathering of a head that ZeRO-3 has split.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import CellType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import trl
 from torch import Tensor, nn
+from trl import GRPOConfig, GRPOTrainer
 
-from tampo.likelihood import RunningSums, spread
+from tampo.likelihood import StreamingLogProbs, scatter_to_mask
 
 try:
     from trl.kernels import chunked_logprob
 except ImportError:  # before TRL 1.15
     chunked_logprob = cast(Any, None)
 
+DICT_FIELDS: list[str] = GRPOConfig._VALID_DICT_FIELDS
+"""Fields of the config that may be a JSON text."""
 
-class FusedHead:
-    """The settings that TRL's `add_fused_lm_head` captured for one model, among them the loss's temperature.
-
-    TRL offers no way to change the temperature of a fused head. Its cell in the closure of the model's forward is
-    the one place that all log-probabilities read, and writing there keeps whatever accelerate wrapped around the
-    forward meanwhile (building the head anew would drop it).
-
-    Args:
-        model: A model that `add_fused_lm_head` was called on.
-
-    Raises:
-        RuntimeError: There is no such closure, as in a version of TRL that tampo does not know.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        forward = inspect.unwrap(cast(Any, model).forward, stop=lambda f: "temperature" in _free_variables(f))
-        cells = _free_variables(forward)
-        if "temperature" not in cells:
-            raise RuntimeError(_unknown_version("keep the temperature of its fused LM head"))
-        self._temperature = cells["temperature"]
-
-    @property
-    def temperature(self) -> float:
-        return self._temperature.cell_contents
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._temperature.cell_contents = value
+OTHER_HEADS = {
+    "final_logit_softcapping": (None,),
+    "logit_scale": (None, 1),
+    "output_multiplier": (None, 1),
+    "lm_head_multiplier": (None, 1),
+    "logits_scaling": (None, 1),
+}
+"""Names, in the configs of models, of what an LM head does beside its product, and the values without effect."""
 
 
-class FusedHeads:
-    """The fused heads of the models that a trainer scores with: sets their temperature and records likelihoods.
+def micro_batches(trainer: GRPOTrainer) -> int:
+    """Micro-batches that the trainer has processed since it was built."""
+    return trainer._step
 
-    Args:
-        models: The policy and, if there is one, the reference model.
 
-    Raises:
-        RuntimeError: This version of TRL keeps the temperature, or folds tiles, in a way that tampo does not know.
+def training_metrics(trainer: GRPOTrainer) -> MutableMapping[str, list[float]]:
+    """Metrics of the next row of the training log; TRL logs the mean of each list."""
+    return trainer._metrics["train"]
+
+
+def sampled_prompts(trainer: GRPOTrainer) -> Sequence[str]:
+    """Prompts in TRL's table of completions."""
+    return cast(Any, trainer._logs["prompt"])
+
+
+def extra_columns(trainer: GRPOTrainer) -> MutableMapping[str, Any]:
+    """Further columns of TRL's table of completions: deques as long as a generation batch."""
+    return cast(Any, trainer._logs["extra"])
+
+
+def checkpoint_folder(trainer: GRPOTrainer, trial: Any) -> Path:
+    """The folder that holds the checkpoints."""
+    return Path(trainer._get_output_dir(trial=trial))
+
+
+def tokenize_prompts(trainer: GRPOTrainer, prompts: list[Any]) -> list[list[int]]:
+    """Token ids of each prompt, a text or a chat."""
+    return trainer._tokenize_prompts(prompts)[0]
+
+
+def set_sampling_temperature(trainer: GRPOTrainer, temperature: float) -> None:
+    """Set the temperature of the next rollouts, for every engine."""
+    if trainer.use_vllm:
+        trainer.vllm_generation.temperature = temperature
+    else:
+        trainer.generation_config.temperature = temperature
+        trainer.generation_kwargs["temperature"] = temperature
+
+
+class Rows(NamedTuple):
+    """Rows of prompts, padded on the left, and completions, padded on the right."""
+
+    input_ids: Tensor  # (B, P + C)
+    attention_mask: Tensor  # (B, P + C)
+    completion_length: int  # C
+
+
+class Heads(ABC):
+    """The LM heads of policy and reference model: sets their temperature and records likelihoods."""
+
+    cost: str
+    temperature: float
+
+    @abstractmethod
+    def log_probs(
+        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
+    ) -> tuple[Tensor | None, ...]:
+        """The result of `compute`, and log-probabilities of the completions at the K `temperatures`.
+
+        `compute` calls TRL's log-prob computation for `rows` with one of the models. Without temperatures, nothing is
+        recorded.
+
+        Returns:
+            The values of `compute`, the first of them log-probabilities at the current temperature, (B, C), and the
+            recorded log-probabilities: shape (B, C, K), float32, zero where a completion has no token; or None.
+        """
+
+
+class FusedHeads(Heads):
+    """TRL's fused heads.
+
+    TRL has no setter: all log-probabilities read the temperature from one cell per model, in its forward's closure.
+    Changing that cell keeps what accelerate wrapped around the forward since; a new head would drop it.
+
+    Raises a RuntimeError where this version of TRL has other heads.
     """
 
     cost = "no further pass and no further product with the LM head"
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         check_tiles()
-        self._heads = [FusedHead(model) for model in models]
+        self.cells = [_temperature_cell(model) for model in models]
 
     @property
-    def temperature(self) -> float:
-        return self._heads[0].temperature
+    def temperature(self) -> float:  # type: ignore[override]  # an attribute in Heads
+        return self.cells[0].cell_contents
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        for head in self._heads:
-            head.temperature = value
+        for cell in self.cells:
+            cell.cell_contents = value
 
-    def score(
-        self,
-        score: Callable[[], tuple[Tensor | None, ...]],
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        completion_length: int,
-        temperatures: Sequence[float] | None,
+    def log_probs(
+        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
     ) -> tuple[Tensor | None, ...]:
-        """What `score` returns, and log-probabilities of the completions at the K `temperatures`.
-
-        Args:
-            score: Has TRL score the rows with one of the models.
-            input_ids: Prompts and completions of the rows, shape (B, L).
-            attention_mask: Of the same shape.
-            completion_length: Completions are the last C columns.
-            temperatures: The K virtual temperatures; None to record nothing.
-
-        Returns:
-            The values of `score`, the first of them the log-probabilities at the current temperature, (B, C), and the
-            recorded log-probabilities: shape (B, C, K), float32, zero where a completion has no token; or None.
-        """
         if temperatures is None:
-            return *score(), None
-        recorder = LogitRecorder(attention_mask, completion_length, temperatures)
+            return *compute(), None
+        recorder = LogitRecorder(rows.attention_mask, rows.completion_length, temperatures)
         with tapped_logits(recorder):
-            scored = score()
-        return *scored, recorder.log_probs()
+            computed = compute()
+        return *computed, recorder.log_probs()
 
 
-# A tile of logits (n, v), the tokens of its rows (n,), the tile's first place in the vocabulary, and how the logits
+def _temperature_cell(model: Any) -> CellType:
+    forward = inspect.unwrap(model.forward, stop=lambda function: "temperature" in _free_variables(function))
+    cells = _free_variables(forward)
+    if "temperature" not in cells:
+        raise RuntimeError(_unknown_version("keep the temperature of its fused LM head"))
+    return cells["temperature"]
+
+
+def _free_variables(function: Any) -> dict[str, CellType]:
+    code = getattr(function, "__code__", None)
+    return dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) if code else {}
+
+
+# A tile of logits (n, v), the tokens of its rows (n,), the vocabulary index of its first column, and how the logits
 # follow from the product: their scale, and the soft-cap or None.
 TileReader = Callable[[Tensor, Tensor, int, float, float | None], None]
 
-# TRL's function (CPU) and kernel (GPU) that fold a tile, and the arguments that are read here by their place.
-_FOLDS = {
-    "_forward_tile": {0: "tile", 2: "targets", 10: "vocab_start"},
-    "_forward_kernel": {0: "mm_ptr", 2: "targets_ptr", 10: "vocab_start"},
-}
-_SETTINGS = {"logit_scale", "softcap", "HAS_SOFTCAP"}
+# TRL's function (CPU) and kernel (GPU) that add a tile to the sums, and their names for a tile and its tokens.
+_TILE_FUNCTIONS = {"_forward_tile": ("tile", "targets"), "_forward_kernel": ("mm_ptr", "targets_ptr")}
+_OTHER_ARGUMENTS = ("vocab_start", "logit_scale", "softcap", "HAS_SOFTCAP")
 
 
 @contextmanager
 def tapped_logits(read: TileReader) -> Iterator[None]:
-    """Within the context, `read` is shown every tile of logits that a fused head computes, before TRL folds it.
+    """Within the context, call `read` with every tile of logits that a fused head computes.
 
-    The tile is TRL's own buffer: it is overwritten by the next one, and must not be changed.
+    The tile is TRL's buffer: the next tile overwrites it, and `read` must not change it.
 
     Raises:
-        RuntimeError: TRL folds tiles in another way, as in a version that tampo does not know.
+        RuntimeError: This version of TRL computes tiles in another way.
     """
     check_tiles()
-    originals = {name: getattr(chunked_logprob, name) for name in _FOLDS}
+    originals = {name: getattr(chunked_logprob, name) for name in _TILE_FUNCTIONS}
 
-    def reading(fold: Callable[..., Any]) -> Callable[..., Any]:
-        def read_and_fold(tile: Tensor, stride: int, tokens: Tensor, *rest: Any, **settings: Any) -> Any:
-            start = rest[7]
-            softcap = settings["softcap"] if settings["HAS_SOFTCAP"] else None
-            read(tile, tokens, start, settings["logit_scale"], softcap)
-            return fold(tile, stride, tokens, *rest, **settings)
+    def reading(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        signature, names = _signature(originals[name]), _TILE_FUNCTIONS[name] + _OTHER_ARGUMENTS
 
-        return read_and_fold
+        def read_and_call(*args: Any, **kwargs: Any) -> Any:
+            values = signature.bind(*args, **kwargs).arguments
+            tile, tokens, start, logit_scale, softcap, has_softcap = (values[name] for name in names)
+            read(tile, tokens, start, logit_scale, softcap if has_softcap else None)
+            return call(*args, **kwargs)
+
+        return read_and_call
 
     class ReadingKernel:
-        """Launched as kernel[grid](...), like the Triton kernel it stands for."""
+        """Launched as kernel[grid](...), as a Triton kernel is."""
 
         def __getitem__(self, grid: Any) -> Callable[..., Any]:
-            return reading(originals["_forward_kernel"][grid])
+            return reading("_forward_kernel", originals["_forward_kernel"][grid])
 
-    chunked_logprob._forward_tile = reading(originals["_forward_tile"])
+    chunked_logprob._forward_tile = reading("_forward_tile", originals["_forward_tile"])
     chunked_logprob._forward_kernel = ReadingKernel()
     try:
         yield
@@ -157,19 +205,21 @@ def tapped_logits(read: TileReader) -> Iterator[None]:
 
 
 def check_tiles() -> None:
-    """Raise a RuntimeError unless TRL folds tiles with the functions and arguments that `tapped_logits` expects."""
-    for function, expected in _FOLDS.items():
-        fold = getattr(chunked_logprob, function, None)
-        arguments = list(inspect.signature(getattr(fold, "fn", fold)).parameters) if fold is not None else []
-        found = dict(enumerate(arguments))
-        if not _SETTINGS.issubset(arguments) or any(found.get(i) != name for i, name in expected.items()):
-            raise RuntimeError(_unknown_version("fold the tiles of its fused LM head"))
+    """Raise a RuntimeError unless TRL has the functions and arguments that `tapped_logits` reads."""
+    for name, arguments in _TILE_FUNCTIONS.items():
+        function = getattr(chunked_logprob, name, None)
+        if function is None or not {*arguments, *_OTHER_ARGUMENTS} <= _signature(function).parameters.keys():
+            raise RuntimeError(_unknown_version("accumulate the tiles of its fused LM head"))
+
+
+def _signature(function: Any) -> inspect.Signature:
+    return inspect.signature(getattr(function, "fn", function))  # a Triton kernel holds its function in `fn`
 
 
 class LogitRecorder:
-    """Log-probabilities of completions at K temperatures, from the tiles of logits that pass through a fused head.
+    """Log-probabilities of completions at K temperatures, from the tiles of logits of a fused head.
 
-    Use it as the reader of `tapped_logits` around the scoring of one batch.
+    Use it as the reader of `tapped_logits` around the log-prob computation of one batch.
 
     Args:
         attention_mask: Of prompts and completions, shape (B, L).
@@ -180,40 +230,37 @@ class LogitRecorder:
     def __init__(self, attention_mask: Tensor, completion_length: int, temperatures: Sequence[float]) -> None:
         self._keep = attention_mask[:, -completion_length:].bool()  # (B, C)
         self._temperatures = temperatures
-        # TRL scores completions alone where it has Triton, and every token but the first of each row elsewhere.
-        self._in_rows = attention_mask.new_zeros(len(attention_mask), attention_mask.size(1) - 1, dtype=torch.bool)
-        self._in_rows[:, -completion_length:] = self._keep
-        self._in_rows = self._in_rows.flatten()  # (B (L - 1),)
-        self._seen = 0  # rows of earlier chunks of tokens
-        self._rows: Tensor | None = None  # which rows of the present chunk are completions; None for all
-        self._chunks: list[RunningSums] = []
+        # TRL computes completions alone where it has Triton, elsewhere every token but the first of each row.
+        self._is_completion = attention_mask.new_zeros(
+            len(attention_mask), attention_mask.size(1) - 1, dtype=torch.bool
+        )
+        self._is_completion[:, -completion_length:] = self._keep
+        self._is_completion = self._is_completion.flatten()  # (B (L - 1),)
+        self._tokens_seen = 0  # in earlier chunks
+        self._selected: Tensor | None = None  # rows of the current chunk that are completions; None for all
+        self._chunks: list[StreamingLogProbs] = []
 
     def __call__(self, tile: Tensor, tokens: Tensor, start: int, logit_scale: float, softcap: float | None) -> None:
-        if start == 0:  # the next chunk of tokens begins
-            self._rows = None
+        if start == 0:  # the next chunk of tokens
+            self._selected = None
             if not chunked_logprob._use_triton(tile.device):
-                chunk = self._in_rows[self._seen : self._seen + len(tile)]
-                self._rows = chunk.nonzero()[:, 0].to(tile.device)
-                self._seen += len(tile)
-            self._chunks.append(RunningSums(self._select(tokens), self._temperatures))
-        self._chunks[-1].add(self._select(tile), start, logit_scale, softcap)
+                chunk = self._is_completion[self._tokens_seen : self._tokens_seen + len(tile)]
+                self._selected = chunk.nonzero()[:, 0].to(tile.device)
+                self._tokens_seen += len(tile)
+            self._chunks.append(StreamingLogProbs(self._select(tokens), self._temperatures))
+        self._chunks[-1].accumulate(self._select(tile), start, logit_scale, softcap)
 
-    def _select(self, rows: Tensor) -> Tensor:
-        return rows if self._rows is None else rows.index_select(0, self._rows)
+    def _select(self, values: Tensor) -> Tensor:
+        return values if self._selected is None else values.index_select(0, self._selected)
 
     def log_probs(self) -> Tensor:
         """Shape (B, C, K), float32, zero where a completion has no token."""
         if not self._chunks:  # no completion has a token
             return self._keep.new_zeros(*self._keep.shape, len(self._temperatures), dtype=torch.float32)
-        return spread(torch.cat([chunk.log_probs() for chunk in self._chunks]), self._keep)
+        return scatter_to_mask(torch.cat([chunk.log_probs() for chunk in self._chunks]), self._keep)
 
 
 def _unknown_version(what: str) -> str:
     return (
         f"TRL {trl.__version__} does not {what} as tampo expects. Install the version of TRL that tampo pins (1.16.0)."
     )
-
-
-def _free_variables(function: Any) -> dict[str, CellType]:
-    code = getattr(function, "__code__", None)
-    return dict(zip(code.co_freevars, function.__closure__ or (), strict=True)) if code else {}

@@ -177,7 +177,7 @@ def test_find_boxed(text, answer):
     assert find_boxed(text) == answer
 
 
-QUICK = {  # name: (completion, gold), judged within the deadline as anything but correct
+QUICK = {  # name: (completion, gold), graded within the deadline, and not as correct
     "closed boxes": ("\\boxed{1},\n" * 50_000, "5"),
     "open boxes": ("\\boxed{" * 100_000, "5"),
     "backslashes": ("\\" * 1_000_000, "5"),
@@ -212,7 +212,7 @@ def test_hostile_text():
         assert statuses["tower"] == statuses["billion digits"] == "timeout"
         assert statuses["2 MB without a box"] == "unparseable"
         assert all(len(verdict.answer or "") <= 1000 for verdict in verdicts)
-        # The pool goes on working, and NUL bytes do not hide an answer.
+        # The pool still works, and NUL bytes do not hide an answer.
         after = pool.grade(["\\boxed{5\0}", "\\boxed{x+x}"], ["5", "2x"])
         assert [verdict.status for verdict in after] == ["correct", "correct"]
 
@@ -296,7 +296,7 @@ from tampo.grading.pool import GradingPool
 pool = GradingPool(workers=1, deadline=2)
 verdict = pool.grade(["\\\\boxed{{2x}}"], ["x+x"])[0]
 print(verdict.status, *(m for m in ("torch", "pandas", "sympy") if m in sys.modules))
-worker = pool._idle.get().process.pid
+[worker] = [worker.process.pid for worker in pool._workers]
 maps = pathlib.Path(f"/proc/{{worker}}/maps").read_text()
 print(worker, "torch" in maps or "pandas" in maps, flush=True)
 {end}

@@ -12,7 +12,7 @@ from tampo.config import EvaluationConfig
 from tampo.grading.pool import Verdict
 from tampo.paper.questions import Questions, example_questions, group_advantages, mixed_group, suite_questions
 from tampo.paper.trajectories import LanguageModel, Trajectory, load_language_model
-from tampo.tasks.mini import TASKS, Problem, score
+from tampo.tasks.mini import TASKS, Problem, is_correct
 
 CONFIG = EvaluationConfig(suite="mini")
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
@@ -44,7 +44,7 @@ def test_questions_of_a_suite(tiny):
     assert questions.prompts == [f"{p.question}\n" for p in questions.problems]
     answers = [f"\\boxed{{{questions.problems[i].answer}}}" if i % 2 else "\\boxed{77}" for i in range(10)]
     rollouts = [Trajectory(i, (), (1,), text, False) for i, text in enumerate(answers)]
-    expected = [score(p, text) for p, text in zip(questions.problems, answers, strict=True)]
+    expected = [is_correct(p, text) for p, text in zip(questions.problems, answers, strict=True)]
     assert questions.correct(rollouts).tolist() == expected
     assert sum(expected) >= 5
 

@@ -5,14 +5,22 @@ import random
 import pytest
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from tampo.tasks.choices import LETTERS, make_entry, solve
-from tampo.tasks.mini import CHOICE_TASKS, extract_answer, make_problems, score, worked_solution
+from tampo.tasks.mini import (
+    CHOICE_TASKS,
+    LETTERS,
+    extract_answer,
+    is_correct,
+    make_choice,
+    make_problems,
+    solve_choice,
+    worked_solution,
+)
 
 
 @pytest.mark.parametrize("index", range(200))
 def test_exactly_one_option_is_right(index):
-    entry = make_entry(index)
-    assert entry == make_entry(index)
+    entry = make_choice(index)
+    assert entry == make_choice(index)
     header, *lines = entry["question"].split("\n")
     offered = {line[0]: ANIMALS[line[2:]] for line in lines}
     assert tuple(offered) == tuple(LETTERS)
@@ -21,18 +29,18 @@ def test_exactly_one_option_is_right(index):
 
 
 def test_both_questions_and_all_letters_occur_about_equally():
-    entries = [make_entry(index) for index in range(1000)]
+    entries = [make_choice(index) for index in range(1000)]
     assert 0.45 < sum(entry["metadata"]["most"] for entry in entries) / 1000 < 0.55
     for letter in LETTERS:
         assert 0.15 < sum(entry["answer"] == letter for entry in entries) / 1000 < 0.25
 
 
 def test_the_steps_lead_to_the_letter_and_slips_lead_astray():
-    entry = make_entry(3)
-    steps, letter = solve(entry["metadata"], lambda count: count)
+    entry = make_choice(3)
+    steps, letter = solve_choice(entry["metadata"], lambda count: count)
     assert letter == entry["answer"]
     assert steps == "\n".join(f"{x}={n}" for x, n in zip(LETTERS, entry["metadata"]["legs"], strict=True))
-    astray = [solve(entry["metadata"], lambda count: 7)[1] for _ in range(1)]
+    astray = [solve_choice(entry["metadata"], lambda count: 7)[1] for _ in range(1)]
     assert astray == ["A"], "where all counts are equal the first option is taken"
 
 
@@ -42,8 +50,8 @@ def test_it_is_a_family_like_the_others(task):
     assert not {p.question for p in make_problems(task, 1000)} & {p.question for p in problems}
     rng = random.Random(0)
     for problem in problems:
-        assert score(problem, worked_solution(problem, rng))
-        assert not score(problem, problem.answer)
+        assert is_correct(problem, worked_solution(problem, rng))
+        assert not is_correct(problem, problem.answer)
     slipped = [worked_solution(problem, rng, slip=0.9) for problem in problems]
     assert all(extract_answer(text) in tuple(LETTERS) for text in slipped)
-    assert sum(score(p, text) for p, text in zip(problems, slipped, strict=True)) < 150
+    assert sum(is_correct(p, text) for p, text in zip(problems, slipped, strict=True)) < 150

@@ -1,4 +1,4 @@
-"""The task families: splits never overlap, the flawless teacher is right, the scorer never raises."""
+"""The task families: splits never overlap, the flawless teacher is right, answer matching never raises."""
 
 import dataclasses
 import random
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tampo.tasks.mini import TASKS, extract_answer, format_prompt, make_problems, score, worked_solution
+from tampo.tasks.mini import TASKS, extract_answer, format_prompt, is_correct, make_problems, worked_solution
 
 
 def test_there_are_five_families():
@@ -38,20 +38,20 @@ def test_neighbouring_seeds_give_other_problems(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_gold_scores(task):
+def test_every_gold_answer_is_correct(task):
     for problem in make_problems(task, 200):
-        assert score(problem, f"\\boxed{{{problem.answer}}}")
-        assert not score(problem, f"\\boxed{{{problem.answer}7}}")
-        assert not score(problem, problem.answer)  # no marker, no answer
+        assert is_correct(problem, f"\\boxed{{{problem.answer}}}")
+        assert not is_correct(problem, f"\\boxed{{{problem.answer}7}}")
+        assert not is_correct(problem, problem.answer)  # no marker, no answer
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("skip", [0.0, 1.0])
-def test_a_flawless_solution_scores(task, skip):
+def test_a_flawless_solution_is_correct(task, skip):
     rng = random.Random(0)
     for problem in make_problems(task, 200, 3, "test"):
         solution = worked_solution(problem, rng, skip=skip)
-        assert score(problem, solution), (problem, solution)
+        assert is_correct(problem, solution), (problem, solution)
         assert len(solution) <= 90
 
 
@@ -61,7 +61,7 @@ def test_a_slipping_solution_is_often_wrong_but_always_answers(task):
     problems = make_problems(task, 200)
     solutions = [worked_solution(p, rng, slip=0.9) for p in problems]
     assert all(extract_answer(s) for s in solutions)
-    assert sum(score(p, s) for p, s in zip(problems, solutions, strict=True)) < 100
+    assert sum(is_correct(p, s) for p, s in zip(problems, solutions, strict=True)) < 100
 
 
 def test_skipping_leaves_the_answer_alone():
@@ -73,8 +73,8 @@ def test_who_gives_up_is_never_right():
     rng = random.Random(0)
     for task in TASKS:
         for problem in make_problems(task, 20):
-            assert not score(problem, worked_solution(problem, rng, give_up=1.0))
-            assert score(problem, worked_solution(problem, rng, give_up=0.0))
+            assert not is_correct(problem, worked_solution(problem, rng, give_up=1.0))
+            assert is_correct(problem, worked_solution(problem, rng, give_up=0.0))
 
 
 def test_worked_solutions_depend_on_the_generator_only():
@@ -97,13 +97,13 @@ def test_reading_and_scoring_never_raise(text, boxed):
     completion = f"\\boxed{{{text}}}" if boxed else text
     assert extract_answer(completion) is None or isinstance(extract_answer(completion), str)
     for task in TASKS:
-        assert score(make_problems(task, 1)[0], completion) in (True, False)
+        assert is_correct(make_problems(task, 1)[0], completion) in (True, False)
 
 
 @pytest.mark.parametrize("answer", ["9" * 5000, "1e999999999", "NaN", "sNaN", "Infinity", "1/0", "-0/-0", "²"])
 def test_odd_numbers_are_wrong_answers(answer):
     for task in TASKS:
-        assert not score(make_problems(task, 1)[0], f"\\boxed{{{answer}}}")
+        assert not is_correct(make_problems(task, 1)[0], f"\\boxed{{{answer}}}")
 
 
 def test_prompts_are_plain_text():
@@ -130,4 +130,4 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="unknown task 'sudoku'"):
         worked_solution(stranger, random.Random(0))
     with pytest.raises(ValueError, match="unknown task 'sudoku'"):
-        score(stranger, "\\boxed{1}")
+        is_correct(stranger, "\\boxed{1}")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Pre
 
 from tampo.cli import main
 from tampo.tasks import mini_model
-from tampo.tasks.mini import TASKS, format_prompt, make_problems, score, worked_solution
+from tampo.tasks.mini import TASKS, format_prompt, is_correct, make_problems, worked_solution
 from tampo.tasks.mini_model import RECIPES, Recipe, build_mini_model, build_tokenizer, mini_model_path
 
 
@@ -94,7 +94,7 @@ def test_the_base_solves_some_and_not_most(model, tokenizer):
         )
         out = model.generate(**batch, do_sample=True, top_k=0, num_return_sequences=4, max_new_tokens=64)
         completions = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += [score(problems[i // 4], completion) for i, completion in enumerate(completions)]
+        right += [is_correct(problems[i // 4], completion) for i, completion in enumerate(completions)]
     assert 0.15 < sum(right) / len(right) < 0.60
 
 

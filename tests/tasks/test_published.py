@@ -200,7 +200,7 @@ def test_a_question_printed_twice_keeps_both_ids(hub):
 BAD_ROWS = [
     ("MATH-500", {"answer": "  "}, r"HuggingFaceH4/MATH-500 \[test\], row 0, column 'answer'.*not blank"),
     ("MATH-500", {"answer": None}, "column 'answer': expected text that is not blank, found None"),
-    ("MATH-500", {"unique_id": "test/algebra/1.json"}, "row 1, column 'unique_id': expected an id of its own"),
+    ("MATH-500", {"unique_id": "test/algebra/1.json"}, "row 1, column 'unique_id': expected a unique id"),
     ("AIME24", {"answer": "7.5"}, "column 'answer': expected a whole number, found '7.5'"),
     ("AIME24", {"answer": "x"}, "expected a whole number"),
     ("AIME24", {"answer": ""}, "expected a whole number"),

@@ -62,7 +62,7 @@ def test_accuracy_of_the_mini_tasks():
     reward = accuracy_reward(suite, loaded.problems)
     texts = [f"\\boxed{{{problem.answer}}}", "\\boxed{x}", "none"]
     assert reward(completions=texts, problem_id=[problem.id] * 3) == [1.0, 0.0, 0.0]
-    assert [v.status for v in suite.judge([problem] * 3, texts)] == ["correct", "wrong", "unparseable"]
+    assert [v.status for v in suite.grade([problem] * 3, texts)] == ["correct", "wrong", "unparseable"]
 
 
 def test_format():

@@ -28,8 +28,8 @@ def test_contract(name):
         assert len(problems) == 3
         assert all(problem.task == benchmark for problem in problems)
         right = [f"\\boxed{{{problem.answer}}}" for problem in problems]
-        assert [v.status for v in suite.judge(problems, right)] == ["correct"] * 3
-        assert [v.correct for v in suite.judge(problems, ["no idea"] * 3)] == [False] * 3
+        assert [v.status for v in suite.grade(problems, right)] == ["correct"] * 3
+        assert [v.correct for v in suite.grade(problems, ["no idea"] * 3)] == [False] * 3
         prompt = suite.prompt(problems[0])
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         assert problems[0].question in text

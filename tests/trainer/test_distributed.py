@@ -105,12 +105,12 @@ def test_both_ranks_hold_the_same_meta_policy(strategy, run, two_ranks):
     wrapper = "DeepSpeedEngine" if STAGES[strategy] else "DistributedDataParallel"
     assert first["wrapper"] == wrapper, "the test needs the strategy it names"
     assert first["head_is_split"] == (strategy == "zero3")
-    for name in ("temperatures", "observations", "state"):
+    for name in ("temperatures", "batches", "state"):
         assert first[name] == second[name], name
     assert first["rollouts"] != second["rollouts"]
     assert len(set(first["temperatures"])) > 1, "the test needs a temperature that changes"
     rollouts = 16 * RUNS[run].get("steps_per_generation", 1)
-    assert {len(advantages) for _, advantages, _ in first["observations"]} == {rollouts}, "of both processes"
+    assert {len(advantages) for _, advantages, _ in first["batches"]} == {rollouts}, "of both processes"
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -132,11 +132,11 @@ def test_sharding_changes_neither_rollouts_nor_meta_policy(strategy, run, two_ra
         assert_same_meta_policy(sharded, whole)
 
 
-# Without the third run, whose rollouts each process shuffles over two steps in an order of its own.
+# Without the third run, whose rollouts each process shuffles over two steps in another order.
 @pytest.mark.parametrize("run", ["policy", "policy and reference"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_process_given_the_same_rollouts_agrees(strategy, run, two_ranks, tiny_model_path, prompts, tmp_path):
-    """It rewards them, scores them, trains on them and draws the same temperatures."""
+    """Same rewards, log-probs and updates from them, and the same temperatures."""
     first, second = two_ranks(strategy, run)
     settings = COMMON | RUNS[run] | {"per_device_train_batch_size": 16}
     alone = make_trainer(tiny_model_path, prompts, tmp_path, Recording, **settings)
@@ -149,12 +149,12 @@ def test_one_process_given_the_same_rollouts_agrees(strategy, run, two_ranks, ti
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_controller_shown_the_same_observations_agrees_to_the_last_bit(strategy, two_ranks, tmp_path):
+def test_a_controller_with_the_same_batches_agrees_to_the_last_bit(strategy, two_ranks, tmp_path):
     first, _ = two_ranks(strategy)
     config = TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | COMMON))
     alone = config.configure_controller()
     alone.start(config.run_settings(config.max_steps))
-    for step, rows in enumerate(first["observations"]):
+    for step, rows in enumerate(first["batches"]):
         assert alone.temperature(step) == first["temperatures"][step]
         mixed = np.random.default_rng(step).permutation(len(rows[1]))  # one process may hold them in another order
         alone.update(RolloutBatch(np.array(config.temperature_candidates), *(np.array(x)[mixed] for x in rows)))

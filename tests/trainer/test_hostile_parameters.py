@@ -107,7 +107,7 @@ def test_parameters_of_the_rule_alone(value, name):
     assert policy.sample() in policy.temperatures
 
 
-# Runs that have nothing to learn from go on, and keep their weights and their meta-policy finite.
+# Runs without anything to learn from continue, and keep their weights and their meta-policy finite.
 
 
 def constant_reward(completions, **kwargs):

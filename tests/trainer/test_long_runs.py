@@ -63,5 +63,5 @@ def test_fifty_thousand_answers_leave_no_process_behind():
         memory.append(resident_megabytes())
     workers = children() - before
     print(f"\n50,000 answers: {memory[0]:.0f} MB to {memory[-1]:.0f} MB, {len(workers)} workers kept for the next call")
-    assert len(workers) <= (os.cpu_count() or 1), "no more than the pool's own"
+    assert len(workers) <= (os.cpu_count() or 1), "no more workers than cores"
     assert memory[-1] - memory[1] < 20

@@ -39,7 +39,7 @@ def expected_log_probs(model, temperatures):
     return torch.stack(parts, dim=-1) * mask[:, -length:, None]
 
 
-def score(trainer, model, **options):
+def log_probs_of(trainer, model, **options):
     ids, mask, length = BATCH
     log_probs = trainer._get_per_token_logps_and_entropies(model, ids, mask, length, **options)[0]
     return log_probs * mask[:, -length:]
@@ -56,7 +56,7 @@ def test_values_and_gradients(scaled, tiny_model_path, prompts, tmp_path, built_
     for model in (trainer.model, trainer.ref_model):
         model.requires_grad_(True).zero_grad()
         trainer._record_next_pass = model is trainer.model
-        found = score(trainer, model, **options)
+        found = log_probs_of(trainer, model, **options)
         assert trainer.temperature == temperature
         expected = expected_log_probs(model, [temperature])[..., 0]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -69,15 +69,15 @@ def test_values_and_gradients(scaled, tiny_model_path, prompts, tmp_path, built_
 
 
 def test_the_model_is_left_as_it_was(scaled, tiny_model_path, prompts, tmp_path):
-    """Outside scoring nothing is scaled: generation sets its own temperature."""
+    """Hidden states are scaled in log-prob computation only; generation divides by its temperature itself."""
     trainer = make_trainer(tiny_model_path, prompts, tmp_path)
     ids, mask, _ = BATCH
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32)(ids, mask).logits
     trainer.set_temperature(1.5)
-    score(trainer, trainer.model)
+    log_probs_of(trainer, trainer.model)
     assert torch.equal(trainer.model(ids, mask).logits, plain)
     with pytest.raises(TypeError):
-        score(trainer, trainer.model, nonsense=1)
+        log_probs_of(trainer, trainer.model, nonsense=1)
     assert torch.equal(trainer.model(ids, mask).logits, plain)
     assert trainer.temperature == 1.5
 
@@ -103,7 +103,7 @@ def test_training_equals_that_with_the_closure(tiny_model_path, prompts, tmp_pat
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0], ids=["never", "twice"])
-def test_a_version_that_scores_at_another_temperature_is_refused(scaled, tiny_model_path, prompts, tmp_path, scale):
+def test_a_version_that_uses_another_temperature_is_refused(scaled, tiny_model_path, prompts, tmp_path, scale):
     """As if TRL did not see the scaled hidden states, or divided by the current temperature, 1/2, itself."""
     trainer = make_trainer(tiny_model_path, prompts, tmp_path, temperature=1.0)
     trainer.set_temperature(0.5)
@@ -117,8 +117,8 @@ def test_a_version_that_scores_at_another_temperature_is_refused(scaled, tiny_mo
 
     trainer._heads._hooks = lambda hook: hooks(lambda model, output: other(model, output, hook))
     trainer._record_next_pass = True
-    with pytest.raises(RuntimeError, match=r"does not score at the current temperature.*1\.16\.0"):
-        score(trainer, trainer.model)
+    with pytest.raises(RuntimeError, match=r"does not compute log-probs at the current temperature.*1\.16\.0"):
+        log_probs_of(trainer, trainer.model)
 
 
 SMALL = {
@@ -158,7 +158,7 @@ def test_a_head_that_is_split_is_refused(scaled, tiny_model_path, prompts, tmp_p
     trainer.model.lm_head.weight.data = torch.empty(0)  # as ZeRO-3 leaves it between passes
     trainer._record_next_pass = True
     with pytest.raises(RuntimeError, match=r"split over processes .*Install a version of TRL .*1\.16\.0"):
-        score(trainer, trainer.model)
+        log_probs_of(trainer, trainer.model)
 
 
 def test_ligers_loss_is_refused(scaled, tiny_model_path, prompts, tmp_path):

@@ -1,4 +1,4 @@
-"""Contract of TAMPOTrainer: the temperature in force reaches sampling and loss alike, and nothing else changes."""
+"""Contract of TAMPOTrainer: the current temperature reaches sampling and loss alike, and nothing else changes."""
 
 import math
 from pathlib import Path
@@ -60,7 +60,7 @@ class Watching(TAMPOTrainer):
         result = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
-        with torch.no_grad():  # the oracle: whole logits, log_softmax at the temperature in force
+        with torch.no_grad():  # the oracle: whole logits, log_softmax at the current temperature
             logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -logits_to_keep - 1 : -1]
         expected = torch.log_softmax(logits / self.temperature, dim=-1)
         expected = expected.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
@@ -107,7 +107,7 @@ def watched(request, tiny_model_path, prompts, tmp_path_factory):
     return trainer
 
 
-def test_log_probs_in_the_loss_are_those_of_the_temperature_in_force(watched):
+def test_log_probs_in_the_loss_are_those_of_the_current_temperature(watched):
     assert max(watched.errors) < 1e-4
     assert len({temperature for temperature, _, _ in watched.passes}) > 1, "the test needs a temperature that changes"
     if watched.ref_model is not None:
@@ -115,8 +115,8 @@ def test_log_probs_in_the_loss_are_those_of_the_temperature_in_force(watched):
 
 
 def test_importance_ratio_is_one_on_the_first_pass(watched):
-    """Where TRL scores rollouts before the update, the loss's first pass must agree; elsewhere it is the pass."""
-    assert bool(watched.first_ratios) == watched._scored_at_generation
+    """Where TRL computes log-probs before the update, the loss's first pass must agree; elsewhere it is the pass."""
+    assert bool(watched.first_ratios) == watched._log_probs_at_generation
     for ratio in watched.first_ratios:
         torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_one_update_a_generation_batch_with_every_rollout(watched):
     assert len(watched.rollout_batch.advantages) == args.generation_batch_size
 
 
-def test_an_observation_has_the_mean_reward_and_the_entropy_at_the_sampled_temperature(watched):
+def test_a_rollout_batch_has_the_mean_reward_and_the_entropy_at_the_sampled_temperature(watched):
     rows = [row for row in watched.state.log_history if "entropy" in row]
     assert any(watched.rollout_batch.reward == pytest.approx(row["reward"]) for row in rows if "reward" in row)
     assert 0 < watched.rollout_batch.entropy < math.log(watched.model.config.vocab_size)
@@ -146,7 +146,7 @@ def test_every_use_of_a_batch_is_at_the_temperature_it_was_sampled_at(watched):
 
 
 def test_likelihoods_are_those_of_the_generating_policy(heads, tiny_model_path, prompts, tmp_path):
-    """The observation of the last batch against whole logits of the weights that sampled it, in every regime."""
+    """The likelihoods of the last batch against whole logits of the weights that sampled it, in every regime."""
     for name, changes in {"at the loss": {}, "at generation": {"steps_per_generation": 2}}.items():
         trainer = make_trainer(tiny_model_path, prompts, tmp_path / name, max_steps=4, **changes)
         snapshots = []
@@ -227,7 +227,7 @@ def test_linear_controller_reaches_both_ends(tiny_model_path, prompts, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cosine", "staged", "entropy-target", "e3", "exp3", "ucb"])
-def test_every_rule_trains_and_resumes_exactly(tiny_model_path, prompts, tmp_path, name):
+def test_every_controller_trains_and_resumes_exactly(tiny_model_path, prompts, tmp_path, name):
     settings = {"temperature_controller": name, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings |= {"meta_warmup_ratio": 0.34}
     whole = make_trainer(tiny_model_path, prompts, tmp_path, **settings)
@@ -334,7 +334,7 @@ def test_config_names_the_bad_parameter(tmp_path, name, value):
 
 
 @pytest.mark.parametrize(
-    ("controller", "parameter", "value"),
+    ("controller", "name", "value"),
     [
         ("linear", "end_temperature", float("inf")),
         ("staged", "stages", []),
@@ -345,10 +345,15 @@ def test_config_names_the_bad_parameter(tmp_path, name, value):
         ("ucb", "exploration", float("inf")),
     ],
 )
-def test_config_names_the_bad_parameter_of_a_controller(tmp_path, controller, parameter, value):
-    chosen = {"temperature_controller": controller, "temperature_controller_kwargs": {parameter: value}}
-    with pytest.raises(ValueError, match=f"temperature_controller_kwargs: {parameter} must be"):
-        TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | chosen))
+def test_config_names_the_bad_parameter_of_a_controller(tmp_path, controller, name, value):
+    controller_settings = {"temperature_controller": controller, "temperature_controller_kwargs": {name: value}}
+    with pytest.raises(ValueError, match=f"temperature_controller_kwargs: .*{name}"):
+        TAMPOConfig(output_dir=str(tmp_path), **(SETTINGS | controller_settings))
+
+
+def test_config_refuses_an_old_name_with_the_new_one(tmp_path):
+    with pytest.raises(TypeError, match=r"has no entropy_gain any more; write temperature_controller_kwargs=.*gain"):
+        TAMPOConfig(output_dir=str(tmp_path), entropy_gain=0.1, **SETTINGS)
 
 
 def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
@@ -358,7 +363,7 @@ def test_plain_config_is_refused(tiny_model_path, prompts, tmp_path):
 
 
 class Poisoned(TAMPOTrainer):
-    """Its advantages are no numbers from the third step on."""
+    """Its advantages are NaN from the third step on."""
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
@@ -367,7 +372,7 @@ class Poisoned(TAMPOTrainer):
         return output
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_update(tiny_model_path, prompts, tmp_path):
+def test_a_loss_that_is_nan_stops_the_run_before_the_update(tiny_model_path, prompts, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(tiny_model_path, prompts, tmp_path, Poisoned, **settings)
     with pytest.raises(NonFiniteLoss, match=r"loss of step 3 is nan.*\(prompt\): \d\+\d=.*Newest checkpoint: .*-2\. "):

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from trl.trainer import utils as trl_utils
 
-from tampo.trainer.trl_internals import FusedHead, LogitRecorder, check_tiles, chunked_logprob, tapped_logits
+from tampo.trainer.trl_internals import FusedHeads, LogitRecorder, check_tiles, chunked_logprob, tapped_logits
 from tests.conftest import choose_heads
 
 add_fused_lm_head = getattr(trl_utils, "add_fused_lm_head", None)
@@ -96,14 +96,14 @@ def test_softcap_and_scale_are_those_of_the_model(batch, trl_path):
     torch.testing.assert_close(record(model, batch)[1].double(), whole, rtol=1e-5, atol=1e-5)
     scaled = Gemma2ForCausalLM(config).eval()
     scaled.load_state_dict(model.state_dict())
-    scaled.config.logit_scale = 0.5  # TRL reads it; Gemma's own forward does not
+    scaled.config.logit_scale = 0.5  # TRL reads it; Gemma's forward does not
     scaled.config.final_logit_softcapping = None
     halved = expected(scaled, batch, [2 * t for t in TEMPERATURES])
     add_fused_lm_head(scaled, temperature=1.0)
     torch.testing.assert_close(record(scaled, batch)[1].double(), halved, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_and_gradient_do_not_notice(model, batch):
+def test_loss_and_gradient_are_unchanged(model, batch):
     """The tap changes no bit of what TRL computes."""
     ids, mask, length = batch
     labels = ids.masked_fill(mask == 0, -100)
@@ -144,10 +144,10 @@ def test_trl_is_left_as_it_was(model, batch):
 def test_unknown_versions_of_trl_are_refused(tiny_model_path, monkeypatch):
     check_tiles()
     with pytest.raises(RuntimeError, match="does not keep the temperature of its fused LM head .*1.16.0"):
-        FusedHead(AutoModelForCausalLM.from_pretrained(tiny_model_path))
+        FusedHeads([AutoModelForCausalLM.from_pretrained(tiny_model_path)])
     monkeypatch.setattr(chunked_logprob, "_forward_tile", lambda tile, targets: None)
-    with pytest.raises(RuntimeError, match="does not fold the tiles .*1.16.0"), tapped_logits(print):
+    with pytest.raises(RuntimeError, match="does not accumulate the tiles .*1.16.0"), tapped_logits(print):
         pass
     monkeypatch.delattr(chunked_logprob, "_forward_tile")
-    with pytest.raises(RuntimeError, match="does not fold the tiles"):
+    with pytest.raises(RuntimeError, match="does not accumulate the tiles"):
         check_tiles()

@@ -1,4 +1,4 @@
-"""Run by torchrun in test_distributed: each rank writes what it sampled, drew, observed and ended in.
+"""Run by torchrun in test_distributed: each rank writes its rollouts, temperatures, batches and final state.
 
 Arguments: model folder, output folder, and the trainer's settings for each run as JSON.
 """
@@ -15,7 +15,7 @@ from tests.trainer.test_trainer import Watching, make_trainer
 
 
 class Recording(Watching):
-    """Keeps the rollouts, what the controller was asked and told, and the temperature of each fused head.
+    """Keeps the rollouts, the temperatures and batches of the controller, and the temperature of each fused head.
 
     Set `rollouts` to those of another run to train on them instead of sampling.
     """
@@ -25,19 +25,19 @@ class Recording(Watching):
     def create_scheduler(self, *args, **kwargs):
         result = super().create_scheduler(*args, **kwargs)
         self.given, self.rollouts = self.rollouts, []
-        self.temperatures, self.observations, self.head_temperatures = [], [], []
+        self.temperatures, self.batches, self.head_temperatures = [], [], []
         draw, update = self.controller.temperature, self.controller.update
 
         def temperature(step):
             self.temperatures.append(draw(step))
             return self.temperatures[-1]
 
-        def observe(observation):
-            rows = observation.log_likelihoods, observation.advantages, observation.lengths
-            self.observations.append([part.tolist() for part in rows])
-            update(observation)
+        def record(batch):
+            rows = batch.log_likelihoods, batch.advantages, batch.lengths
+            self.batches.append([part.tolist() for part in rows])
+            update(batch)
 
-        self.controller.temperature, self.controller.update = temperature, observe
+        self.controller.temperature, self.controller.update = temperature, record
         return result
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
@@ -51,7 +51,7 @@ class Recording(Watching):
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
-        self.head_temperatures.append([head.temperature for head in self._heads._heads])
+        self.head_temperatures.append([cell.cell_contents for cell in self._heads.cells])
         return loss
 
 
@@ -75,12 +75,12 @@ def main(model: str, output: str, *runs: str) -> None:
 def record(trainer: Recording) -> dict:
     return {
         "wrapper": type(trainer.model_wrapped).__name__,
-        # ZeRO-3 leaves an empty tensor in the place of a split parameter.
+        # ZeRO-3 replaces a split parameter by an empty tensor.
         "head_is_split": trainer._policy().get_output_embeddings().weight.numel() == 0,
         "rollouts": trainer.rollouts,
         "temperatures": trainer.temperatures,
         "head_temperatures": trainer.head_temperatures,
-        "observations": trainer.observations,
+        "batches": trainer.batches,
         "state": trainer.controller.state_dict(),
         "error": max(trainer.errors),
         "reference_passes": sum(is_reference for _, is_reference, _ in trainer.passes),

@@ -27,7 +27,7 @@ from tampo.tasks.mini import TASKS, format_prompt, make_problems
 from tampo.tasks.mini_model import mini_model_path
 from tampo.tasks.rewards import accuracy_reward
 from tampo.tasks.suites import get_suite
-from tampo.trainer.trl_internals import FusedHead
+from tampo.trainer.trl_internals import FusedHeads
 from tests.with_vllm.vllm_cpu import prepare_vllm_cpu
 
 
@@ -72,10 +72,10 @@ def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTraine
 def main(output: Path) -> None:
     prepare_vllm_cpu()
     trainer = make_trainer(output)
-    stale = property(FusedHead.temperature.fget, lambda head, value: None)
+    stale = property(FusedHeads.temperature.fget, lambda heads, value: None)
     rounds: dict[str, AbstractContextManager[Any]] = {
         "right": nullcontext(),
-        "stale head": patch.object(FusedHead, "temperature", stale),
+        "stale head": patch.object(FusedHeads, "temperature", stale),
         "unsynced": patch.object(trainer.vllm_generation, "sync_weights"),
     }
     start = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}

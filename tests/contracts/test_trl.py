@@ -1,0 +1,297 @@
+"""One test for each private or undocumented name of TRL, transformers, accelerate and vLLM that tampo relies on.
+
+Each test has the name that it checks: after an upgrade, the failed tests list what has changed.
+"""
+
+import inspect
+from collections import defaultdict
+
+import pytest
+import torch
+import trl
+from accelerate.utils import convert_outputs_to_fp32
+from packaging.version import Version
+from transformers import AutoModelForCausalLM, Trainer, trainer_utils
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import utils
+
+from tampo.trainer.trl_internals import OTHER_HEADS
+from tests.trainer.test_trainer import make_trainer
+
+pytestmark = pytest.mark.contract
+
+FUSED_HEAD = pytest.mark.skipif(
+    Version(trl.__version__) < Version("1.15"), reason=f"TRL {trl.__version__} has no fused LM head"
+)
+REPRODUCE = pytest.mark.skipif(
+    Version(trl.__version__) < Version("1.15"), reason="tampo.runs and tampo.paper need TRL 1.15, the trainer does not"
+)
+
+
+class Recorded(GRPOTrainer):
+    """Keeps the batches that TRL generates and the inputs of its losses."""
+
+    def _generate_and_score_completions(self, inputs):
+        self.examples, self.batch = inputs, super()._generate_and_score_completions(inputs)
+        return self.batch
+
+    def _compute_loss(self, model, inputs):
+        self.loss_inputs = inputs
+        return super()._compute_loss(model, inputs)
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_model_path, prompts, tmp_path_factory):
+    """TRL's trainer after one step, in which it computed log-probs at generation."""
+    settings = {"max_steps": 1, "steps_per_generation": 2, "log_completions": True, "num_completions_to_print": 0}
+    trainer = make_trainer(tiny_model_path, prompts, tmp_path_factory.mktemp("run"), Recorded, **settings)
+    trainer.train()
+    return trainer
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+# Methods that TAMPOTrainer overrides.
+
+
+def test_GRPOTrainer___init__():
+    assert parameters(GRPOTrainer.__init__)[:5] == ["self", "model", "reward_funcs", "args", "train_dataset"]
+
+
+def test_GRPOTrainer__generate_and_score_completions(trainer):
+    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"]
+    assert isinstance(trainer.examples[0], dict)
+    assert {"advantages", "completion_mask", "old_per_token_logps"} <= trainer.batch.keys()
+    assert trainer.batch["advantages"].shape == (32,)  # two micro-batches of 16
+    assert trainer.batch["completion_mask"].shape == trainer.batch["old_per_token_logps"].shape
+
+
+def test_GRPOTrainer__compute_loss(trainer):
+    assert parameters(GRPOTrainer._compute_loss) == ["self", "model", "inputs"]
+    assert {"advantages", "completion_mask"} <= trainer.loss_inputs.keys()
+
+
+def test_GRPOTrainer__get_per_token_logps_and_entropies():
+    names = parameters(GRPOTrainer._get_per_token_logps_and_entropies)
+    assert names[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
+    assert {"batch_size", "compute_entropy"} <= {*names}
+
+
+def test_GRPOTrainer__save_checkpoint():
+    assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
+
+
+def test_GRPOTrainer__load_optimizer_and_scheduler():
+    assert parameters(GRPOTrainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
+
+
+def test_GRPOTrainer_create_model_card():
+    assert callable(GRPOTrainer.create_model_card)
+
+
+def test_GRPOTrainer_log():
+    assert parameters(GRPOTrainer.log) == ["self", "logs", "start_time"]
+
+
+def test_GRPOTrainer__tag_names():
+    assert GRPOTrainer._tag_names == ["trl", "grpo"]
+
+
+def test_GRPOTrainer__name():
+    assert GRPOTrainer._name == "GRPO"
+
+
+def test_GRPOTrainer__paper():
+    assert {"title", "id", "citation"} <= GRPOTrainer._paper.keys()
+
+
+def test_Trainer__run_epoch():
+    assert callable(Trainer._run_epoch)
+
+
+def test_Trainer_create_scheduler():
+    assert parameters(Trainer.create_scheduler) == ["self", "num_training_steps", "optimizer"]
+
+
+# Attributes that trl_internals reads.
+
+
+def test_GRPOTrainer__step(trainer):
+    assert trainer._step == 1
+
+
+def test_GRPOTrainer__metrics(trainer):
+    assert isinstance(trainer._metrics["train"], defaultdict)
+    assert trainer._metrics["train"].default_factory is list
+
+
+def test_GRPOTrainer__logs(trainer):
+    assert len(trainer._logs["prompt"]) == 32
+    trainer._logs["extra"]["new"].extend(range(33))
+    assert len(trainer._logs["extra"]["new"]) == 32, "a deque as long as a generation batch"
+
+
+def test_GRPOTrainer_generation_config(trainer):
+    assert trainer.generation_config.temperature == 1.0
+
+
+def test_GRPOTrainer_generation_kwargs(trainer):
+    assert trainer.generation_kwargs["temperature"] == 1.0
+
+
+def test_GRPOTrainer_temperature(trainer):
+    assert trainer.temperature == 1.0
+
+
+def test_GRPOTrainer_ref_model(trainer):
+    assert trainer.ref_model is None
+
+
+def test_GRPOTrainer_vllm_importance_sampling_correction(trainer):
+    assert isinstance(trainer.vllm_importance_sampling_correction, bool)
+
+
+def test_GRPOTrainer_vllm_mode(trainer):
+    assert trainer.vllm_mode in ("colocate", "server")
+
+
+def test_GRPOTrainer_log_completions(trainer):
+    assert trainer.log_completions is True
+
+
+def test_VLLMGeneration_temperature():
+    """Read at each call of `generate`, not copied when the engine is built."""
+    from trl.generation import vllm_generation
+
+    assert "self.temperature" in inspect.getsource(vllm_generation.VLLMGeneration.generate)
+
+
+def test_GRPOConfig__VALID_DICT_FIELDS():
+    assert "model_init_kwargs" in GRPOConfig._VALID_DICT_FIELDS
+
+
+def test_Trainer__get_output_dir(trainer):
+    assert trainer._get_output_dir(trial=None) == trainer.args.output_dir
+
+
+def test_trainer_utils_PREFIX_CHECKPOINT_DIR():
+    assert trainer_utils.PREFIX_CHECKPOINT_DIR == "checkpoint"
+
+
+def test_PreTrainedModel_base_model(trainer):
+    """The hidden states that the LM head multiplies are the output of this module."""
+    ids = torch.ones(1, 2, dtype=torch.long)
+    assert trainer.model.base_model(ids).last_hidden_state.shape == (1, 2, trainer.model.config.hidden_size)
+
+
+@pytest.mark.parametrize("name", OTHER_HEADS)
+def test_config_names_of_other_heads(name):
+    """Every name that TRL's fused head reads is one that `ScaledHeads` refuses; all are names in transformers."""
+    if Version(trl.__version__) >= Version("1.16"):
+        assert f'"{name}"' in inspect.getsource(utils.add_fused_lm_head)
+
+
+def test_accelerate_convert_outputs_to_fp32():
+    """`inspect.unwrap` finds the forward inside the wrapper of mixed precision."""
+
+    def forward():
+        pass
+
+    assert inspect.unwrap(convert_outputs_to_fp32(forward)) is forward
+
+
+# TRL's fused LM head.
+
+
+@FUSED_HEAD
+def test_add_fused_lm_head_closure_temperature(tiny_model_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
+    utils.add_fused_lm_head(model, temperature=0.5, outputs=("log_probs", "entropy"))
+    forward = inspect.unwrap(model.forward, stop=lambda f: "temperature" in f.__code__.co_freevars)
+    assert inspect.getclosurevars(forward).nonlocals["temperature"] == 0.5
+
+
+def tile_parameters(function):
+    return {*parameters(getattr(function, "fn", function))}
+
+
+@FUSED_HEAD
+def test_chunked_logprob__forward_tile():
+    from trl.kernels import chunked_logprob
+
+    expected = {"tile", "targets", "vocab_start", "logit_scale", "softcap", "HAS_SOFTCAP"}
+    assert expected <= tile_parameters(chunked_logprob._forward_tile)
+
+
+@FUSED_HEAD
+def test_chunked_logprob__forward_kernel():
+    from trl.kernels import chunked_logprob
+
+    expected = {"mm_ptr", "targets_ptr", "vocab_start", "logit_scale", "softcap", "HAS_SOFTCAP"}
+    assert expected <= tile_parameters(chunked_logprob._forward_kernel)
+
+
+@FUSED_HEAD
+def test_chunked_logprob__use_triton():
+    from trl.kernels import chunked_logprob
+
+    assert chunked_logprob._use_triton(torch.device("cpu")) is False
+
+
+# What tampo.runs and tampo.paper call or time.
+
+
+@REPRODUCE
+def test_kernels_ChunkedLogProbFunction():
+    from trl.kernels import ChunkedLogProbFunction
+
+    assert issubclass(ChunkedLogProbFunction, torch.autograd.Function)
+
+
+@REPRODUCE
+def test_utils__CHUNKED_LOGPROB_CHUNK_SIZE():
+    assert utils._CHUNKED_LOGPROB_CHUNK_SIZE == 32768
+
+
+@REPRODUCE
+def test_GRPOTrainer__tokenize_prompts(trainer):
+    assert trainer._tokenize_prompts(["1+2="])[0] == [trainer.processing_class("1+2=")["input_ids"]]
+
+
+@REPRODUCE
+def test_GRPOTrainer_eos_token_ids(trainer):
+    assert trainer.eos_token_ids == [trainer.processing_class.eos_token_id]
+
+
+@REPRODUCE
+def test_GRPOTrainer__generate():
+    assert callable(GRPOTrainer._generate)
+
+
+@REPRODUCE
+def test_GRPOTrainer__calculate_rewards():
+    assert callable(GRPOTrainer._calculate_rewards)
+
+
+@REPRODUCE
+def test_models_unwrap_model_for_generation():
+    from trl.models import unwrap_model_for_generation
+
+    assert parameters(unwrap_model_for_generation)[:2] == ["model", "accelerator"]
+
+
+def test_vllm_EngineCoreClient_shutdown():
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from vllm.v1.engine.core_client import EngineCoreClient
+
+    assert callable(EngineCoreClient.shutdown)
+
+
+def test_vllm_dispatch_cpu_unquantized_gemm():
+    """Replaced by the tests of colocated training on a CPU."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from vllm.model_executor.layers import utils as layers
+
+    assert parameters(layers.dispatch_cpu_unquantized_gemm) == ["layer", "remove_weight"]
