@@ -157,7 +157,7 @@ def _trackers(config: TrainingConfig, folder: Path) -> Iterator[None]:
     """Set the trackers' output for one training run, unless the user has set it."""
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(f"report_to {tracker} needs a package that is not installed: pip install 'tampo[tracking]'.")
+            raise ConfigError(f"report_to {tracker} needs a package to install: pip install 'tampo[tracking]'.")
     # Outside the record, whose files are checked; one folder per training run, so that each has its own curve.
     outputs = {"TENSORBOARD_LOGGING_DIR": f"{folder}.tensorboard", "WANDB_PROJECT": "tampo"}
     added = {name: value for name, value in outputs.items() if name not in os.environ}

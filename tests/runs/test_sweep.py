@@ -135,9 +135,7 @@ def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypa
     )
     assert main(command[4:]) == 1
     shown = capsys.readouterr().out
-    assert re.search(
-        r"linear, seed 0 failed; trying once more. See results/smoke/runs/evaluation-\w+\.log", shown
-    )
+    assert re.search(r"linear, seed 0 failed; trying once more. See results/smoke/runs/evaluation-\w+\.log", shown)
     assert re.search(r"tampo +0 +done +1 *\n *linear +0 +failed +2", shown)
     report = re.search(
         r"linear, seed 0 failed \(RunFailed: .*\); the end of (results/smoke/runs/evaluation-\w+\.log):\n(.*)",
