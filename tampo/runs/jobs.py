@@ -61,7 +61,7 @@ class Job:
             "root": str(store.root),
             "model": self.model,
             "evaluation": self.evaluation.model_dump(mode="json"),
-            "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "training": self.training and self.training.model_dump(mode="json"),
             "launch": launch,
         }
         return json.dumps(order)
@@ -69,27 +69,16 @@ class Job:
 
 @dataclass
 class Run:
-    """A job and its state.
-
-    Attributes:
-        job: The job.
-        launch: The command that trains, if the worker does not.
-        state: "found" (its records existed), "waiting", "running", "done" or "failed".
-        attempts: Number of submissions.
-        attempt: The backend's handle of the waiting or running attempt.
-        records: Its training and evaluation, once they are finished.
-        log: Log of the last failed attempt.
-        error: Why that attempt failed.
-    """
+    """A job and its state; "found" means that its records existed before."""
 
     job: Job
-    launch: list[str] | None = None
+    launch: list[str] | None = None  # the command that trains, if the worker does not
     state: Literal["found", "waiting", "running", "done", "failed"] = "waiting"
-    attempts: int = 0
-    attempt: Worker | SlurmJob | None = None
-    records: tuple[Record | None, Record] | None = None
-    log: Path = Path()
-    error: str | None = None
+    attempts: int = 0  # number of submissions
+    attempt: Worker | SlurmJob | None = None  # the one that is waiting or running
+    records: tuple[Record | None, Record] | None = None  # training and evaluation, once they are finished
+    log: Path = Path()  # of the last failed attempt
+    error: str | None = None  # why it failed
 
     def look_up(self, store: RunStore) -> None:
         """Find existing records."""

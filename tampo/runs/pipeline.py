@@ -1,6 +1,6 @@
 """From a config to its record: a training run or an evaluation, made once and kept in the store.
 
-Training and evaluation code is imported on use: a notebook that finds all records does not wait for torch.
+Training and evaluation code is imported on use, because TRL takes seconds to load.
 """
 
 import json
@@ -14,6 +14,7 @@ from tampo.config import EvaluationConfig, TrainingConfig
 from tampo.files import atomic_path, write_json
 from tampo.runs.provenance import provenance
 from tampo.runs.store import LIVE_LOG, PARAMETERS, PROGRESS, Record, RunStore
+from tampo.tasks.suites import get_suite
 
 
 def train(store: RunStore, config: TrainingConfig) -> Record:
@@ -79,7 +80,6 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
     """What determines a training run: its parameters, and the content of local weights and data."""
     from tampo.runs.training_data import model_revision
-    from tampo.tasks.suites import get_suite
 
     digests = get_suite(config.suite).digests(True, config.data_dir)
     return config.identity() | {"model_revision": model_revision(config.model), "data_files": digests}
@@ -88,7 +88,6 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
     """What determines an evaluation: its parameters, the content of local data, and the model."""
     from tampo.runs.training_data import model_revision
-    from tampo.tasks.suites import get_suite
 
     identity = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
     if training is None:

@@ -6,6 +6,7 @@ steps of 32 x 8 rollouts of at most 6k tokens on 8 V100s).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen2Config
@@ -24,7 +25,7 @@ _TRL_TILE = 4096 * 32768
 _PROMPT_TOKENS = 512
 
 # Sizes of the paper's two base models, so that a plan needs no network.
-KNOWN = {
+KNOWN: dict[str, dict[str, Any]] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
         "hidden_size": 1536,
         "num_hidden_layers": 28,
@@ -44,22 +45,6 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Workload:
-    """The parameters of a training run that determine its cost. `zero_stage` is DeepSpeed's, 0 without it."""
-
-    steps: int
-    rollouts: int
-    per_device_train_batch_size: int
-    prompt_tokens: int
-    completion_tokens: int
-    beta: float
-    gpus: int = 8
-    zero_stage: int = 2
-    colocated_engine: bool = True
-    candidates: int = 10
-
-
-@dataclass(frozen=True)
 class Plan:
     """Tokens of the run, gigabytes (10^9 bytes) of each GPU by part, and hours on as many V100s.
 
@@ -72,29 +57,31 @@ class Plan:
     memory: dict[str, float]
     hours: float
 
-    @property
-    def total(self) -> float:
-        return sum(self.memory.values())
 
+def plan(config: PretrainedConfig, params: Params, gpus: int, zero_stage: int) -> Plan:
+    """The cost of a training run in mixed precision with Adam, for prompts of at most 512 tokens.
 
-def plan(config: PretrainedConfig, work: Workload) -> Plan:
-    """The cost of `work` with a model of this config, trained in mixed precision with Adam.
+    Args:
+        config: The model's config.
+        params: The parameters of the run.
+        gpus: Number of GPUs.
+        zero_stage: DeepSpeed's ZeRO stage; 0 without DeepSpeed.
 
     Raises:
         ValueError: The GPUs cannot share the rollouts of a step evenly.
     """
-    if work.gpus < 1 or work.rollouts % (work.gpus * work.per_device_train_batch_size):
+    rollouts, batch = params.prompts_per_step * params.num_generations, params.per_device_train_batch_size
+    if gpus < 1 or rollouts % (gpus * batch):
         raise ValueError(
-            f"{work.rollouts} rollouts per step cannot be divided over {work.gpus} GPUs in micro-batches of "
-            f"{work.per_device_train_batch_size}: change per_device_train_batch_size or the number of GPUs."
+            f"{rollouts} rollouts per step cannot be divided over {gpus} GPUs in micro-batches of {batch}: "
+            "change per_device_train_batch_size or the number of GPUs."
         )
     weights = count_parameters(config)
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    length = work.prompt_tokens + work.completion_tokens
-    tokens_at_once = work.per_device_train_batch_size * length
+    length = min(_PROMPT_TOKENS, params.max_prompt_length) + params.max_completion_length
 
     def sharded(stage: int) -> int:
-        return work.gpus if work.zero_stage >= stage else 1
+        return gpus if zero_stage >= stage else 1
 
     # Half-precision weights and gradients; Adam's two moments and the weights in float32.
     memory = {
@@ -102,32 +89,29 @@ def plan(config: PretrainedConfig, work: Workload) -> Plan:
         "gradients": 2 * weights / sharded(2),
         "optimizer": 12 * weights / sharded(1),
     }
-    if work.beta > 0:
+    if params.beta > 0:
         memory["reference model"] = 2 * weights / sharded(3)
     # With gradient checkpointing: the input of each layer, and the activations inside one layer.
     inside = 2 * (8 * hidden + 3 * config.intermediate_size)
-    memory["activations"] = tokens_at_once * (2 * hidden * layers + inside)
-    memory["LM head tiles"] = 4 * min(_TRL_TILE, tokens_at_once * config.vocab_size)
+    memory["activations"] = batch * length * (2 * hidden * layers + inside)
+    memory["LM head tiles"] = 4 * min(_TRL_TILE, batch * length * config.vocab_size)
     # Sums over the vocabulary in TRL's tiles, and the log-probabilities computed from them.
-    memory["virtual likelihoods"] = 2 * 4 * work.candidates * work.per_device_train_batch_size * work.completion_tokens
-    if work.colocated_engine:
+    candidates = len(params.temperature_candidates)
+    memory["virtual likelihoods"] = 2 * 4 * candidates * batch * params.max_completion_length
+    if params.rollout_engine == "vllm-colocate":
         heads = config.num_key_value_heads * (hidden // config.num_attention_heads)
         memory["engine weights"] = 2 * weights
-        memory["KV cache"] = work.rollouts / work.gpus * length * (2 * layers * heads * 2)  # keys, values; 2 bytes
+        memory["KV cache"] = rollouts / gpus * length * (2 * layers * heads * 2)  # keys, values; 2 bytes
     hours = (
         PAPER_HOURS
-        * (work.steps / PAPER_STEPS)
-        * (work.rollouts / PAPER_ROLLOUTS)
-        * (work.completion_tokens / PAPER_TOKENS)
-        * (PAPER_GPUS / work.gpus)
+        * (params.max_steps / PAPER_STEPS)
+        * (rollouts / PAPER_ROLLOUTS)
+        * (params.max_completion_length / PAPER_TOKENS)
+        * (PAPER_GPUS / gpus)
         * (weights / PAPER_PARAMETERS)
     )
-    return Plan(
-        parameters=weights,
-        tokens=work.steps * work.rollouts * length,
-        memory={part: size / 1e9 for part, size in memory.items()},
-        hours=hours,
-    )
+    tokens = params.max_steps * rollouts * length
+    return Plan(weights, tokens, {part: size / 1e9 for part, size in memory.items()}, hours)
 
 
 def count_parameters(config: PretrainedConfig) -> int:
@@ -151,34 +135,23 @@ def model_config(model: str) -> PretrainedConfig:
 
 
 def describe(params: Params, gpus: int, zero_stage: int) -> str:
-    """The text that `tampo plan` prints, for prompts of at most 512 tokens.
+    """The text that `tampo plan` prints.
 
     Raises:
         ConfigError: The GPUs cannot share the rollouts of a step evenly, or the model's sizes are unknown.
     """
-    work = Workload(
-        params.max_steps,
-        params.prompts_per_step * params.num_generations,
-        params.per_device_train_batch_size,
-        min(_PROMPT_TOKENS, params.max_prompt_length),
-        params.max_completion_length,
-        params.beta,
-        gpus,
-        zero_stage,
-        params.rollout_engine == "vllm-colocate",
-        len(params.temperature_candidates),
-    )
     try:
-        result = plan(model_config(params.model), work)
+        result = plan(model_config(params.model), params, gpus, zero_stage)
     except (ValueError, AttributeError) as error:
         raise ConfigError(str(error)) from error
+    rollouts = params.prompts_per_step * params.num_generations
     lines = [
         f"{params.model}: {result.parameters / 1e9:.2f} billion parameters",
-        f"{work.steps} steps of {work.rollouts} rollouts, at most {work.completion_tokens} tokens each: "
+        f"{params.max_steps} steps of {rollouts} rollouts, at most {params.max_completion_length} tokens each: "
         f"at most {result.tokens / 1e6:,.0f} million tokens",
         f"Memory of each of {gpus} GPUs (ZeRO stage {zero_stage}), in GB:",
         *(f"  {part:20} {size:6.1f}" for part, size in result.memory.items()),
-        f"  {'total':20} {result.total:6.1f}",
+        f"  {'total':20} {sum(result.memory.values()):6.1f}",
         f"Time on {gpus} V100s, scaled from the paper's 9 h 54 min: {result.hours:.1f} h (longer for longer answers)",
     ]
     return "\n".join(lines)

@@ -36,22 +36,13 @@ _REQUEUES = 100  # after time limits; pre-emptions do not count
 
 @dataclass(frozen=True)
 class Resources:
-    """Where the jobs of a sweep run, and the resources of each job.
+    """Where the jobs of a sweep run, and the resources of each job."""
 
-    Attributes:
-        cluster: "local", "slurm", or "auto": Slurm if it is installed.
-        accelerate: Configuration file of accelerate; its processes are the GPUs to request. None: one process, one
-            thread, no GPU requested.
-        minutes: Time limit of a job on Slurm; a job that reaches it is requeued, and resumes.
-        partition: Slurm partition.
-        slurm: Further options of sbatch by name; True for one without a value.
-    """
-
-    cluster: Literal["auto", "local", "slurm"] = "auto"
-    accelerate: Path | None = None
-    minutes: int = 24 * 60
-    partition: str | None = None
-    slurm: Mapping[str, str | bool] = field(default_factory=dict)
+    cluster: Literal["auto", "local", "slurm"] = "auto"  # "auto": Slurm if it is installed
+    accelerate: Path | None = None  # accelerate's configuration file; None: one process, one thread, no GPU
+    minutes: int = 24 * 60  # time limit on Slurm; a job that reaches it is requeued, and resumes
+    partition: str | None = None  # of Slurm
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)  # options of sbatch; True: without a value
 
     def gpus(self) -> int:
         """GPUs per job; 0 if accelerate's configuration has `use_cpu`.
@@ -144,7 +135,7 @@ class Slurm:
         note = self._note(name)
         values = read_json(note)
         job, number = values.get("job"), values.get("attempts")
-        if number not in range(1, 1000) or not isinstance(job, str) or not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
+        if not isinstance(job, str) or not re.fullmatch(r"[0-9]+(_[0-9]+)?", job) or not isinstance(number, int):
             return None
         handle: submitit.Job[None] = submitit.SlurmJob(self._folder, job)
         if not handle.get_info() or handle.done():  # unknown to Slurm, or ended

@@ -46,7 +46,5 @@ def test_the_only_one_cannot_be_replaced(folder):
     for step in (8, 9):
         (folder / f"checkpoint-{step}" / SEAL).unlink()
     (folder / "checkpoint-10" / "model.safetensors").unlink()
-    with pytest.raises(
-        DamagedCheckpoint, match=r"model.safetensors is missing. Remove .* to start from the beginning"
-    ):
+    with pytest.raises(DamagedCheckpoint, match=r"model.safetensors is missing. Remove .* to start from the beginning"):
         last_whole_checkpoint(folder)

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
-from tampo.runs.plan import KNOWN, Workload, count_parameters, describe, model_config, plan
+from tampo.runs.plan import KNOWN, count_parameters, describe, model_config, plan
 from tampo.tasks.mini_model import mini_model_path
 
 
@@ -31,26 +31,37 @@ SMALL = Qwen2Config(
     vocab_size=1000,
     tie_word_embeddings=True,
 )
-WORK = Workload(10, 64, 8, 100, 400, beta=0.1, gpus=2, zero_stage=0)
+WORK = load_params(
+    "paper",
+    {
+        "max_steps": 10,
+        "prompts_per_step": 8,
+        "num_generations": 8,
+        "per_device_train_batch_size": 8,
+        "max_prompt_length": 100,
+        "max_completion_length": 400,
+        "beta": 0.1,
+    },
+)
 
 
 def test_memory_by_hand():
-    memory = plan(SMALL, WORK).memory
+    memory = plan(SMALL, WORK, 2, 0).memory
     weights = count_parameters(SMALL)
     assert memory["weights"] == pytest.approx(2 * weights / 1e9)
     assert memory["optimizer"] == pytest.approx(12 * weights / 1e9)
     assert memory["KV cache"] == pytest.approx(32 * 500 * (2 * 2 * 2 * 16 * 2) / 1e9)
-    assert plan(SMALL, WORK).tokens == 10 * 64 * 500
+    assert plan(SMALL, WORK, 2, 0).tokens == 10 * 64 * 500
 
 
 @pytest.mark.parametrize(("stage", "parts"), [(1, {"optimizer"}), (2, {"optimizer", "gradients"})])
 def test_zero_shards_what_it_says(stage, parts):
-    whole = plan(SMALL, WORK).memory
-    sharded = plan(SMALL, Workload(**(WORK.__dict__ | {"zero_stage": stage}))).memory
+    whole = plan(SMALL, WORK, 2, 0).memory
+    sharded = plan(SMALL, WORK, 2, stage).memory
     assert {part for part in whole if sharded[part] < whole[part]} == parts
     for part in parts:
         assert sharded[part] == pytest.approx(whole[part] / 2)
-    three = plan(SMALL, Workload(**(WORK.__dict__ | {"zero_stage": 3}))).memory
+    three = plan(SMALL, WORK, 2, 3).memory
     assert three["weights"] == pytest.approx(whole["weights"] / 2)
 
 
@@ -62,8 +73,8 @@ def test_the_papers_run_takes_the_papers_hours():
 
 
 def test_half_the_gpus_take_twice_the_hours():
-    one = plan(SMALL, WORK).hours
-    assert plan(SMALL, Workload(**(WORK.__dict__ | {"gpus": 1}))).hours == pytest.approx(2 * one)
+    one = plan(SMALL, WORK, 2, 0).hours
+    assert plan(SMALL, WORK, 1, 0).hours == pytest.approx(2 * one)
 
 
 def test_uneven_rollouts_are_refused():
