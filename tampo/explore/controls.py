@@ -1,7 +1,6 @@
-"""The controls of the notebook explore, over the histories, figures and texts of this room.
+"""The controls of the notebook explore.
 
-Controls need a front end that somebody sits at. An executed notebook has none, so that `show_controls` writes a
-sentence in their place, and what it is to show is shown by its other cells.
+They need a front end with a user. In a notebook executed without one, `show_controls` displays a sentence instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,45 +12,42 @@ from matplotlib.figure import Figure
 from tampo.config import TrainingConfig
 from tampo.explore.figures import curves_figure, likelihood_figure, mark_step, png, policy_figure
 from tampo.explore.histories import History, Snapshot, find_histories, read_step
-from tampo.explore.text import completions_html, problems, telling_problem
+from tampo.explore.text import completions_html, mixed_problem, problems
 from tampo.runs.pipeline import training_identity
 from tampo.runs.store import RunStore
 
-FOLLOW_EVERY = 4  # seconds between two looks at a training that is under way
+FOLLOW_EVERY = 4  # seconds between two updates of a running training run
 
 
-def choose(histories: Sequence[History], store: RunStore, trainings: Sequence[TrainingConfig]) -> list[History]:
-    """Those of `trainings` that are among `histories`, in their order; where none is, the first history.
+def choose(histories: Sequence[History], store: RunStore, configs: Sequence[TrainingConfig]) -> list[History]:
+    """The histories of these configs, in order; the first history if there are none.
 
     Raises:
         FileNotFoundError: There are no histories.
     """
     if not histories:
-        raise FileNotFoundError("There is no training yet that has taken a step.")
+        raise FileNotFoundError("No training run has finished a step yet.")
     by_name = {history.name: history for history in histories}
-    wanted = [store.folder("training", training_identity(training)).name for training in trainings]
-    return [by_name[name] for name in wanted if name in by_name] or list(histories[:1])
+    names = [store.folder("training", training_identity(config)).name for config in configs]
+    return [by_name[name] for name in names if name in by_name] or list(histories[:1])
 
 
 def middle_step(histories: Sequence[History]) -> int:
-    """The step in the middle of the training that has the fewest so far."""
+    """The middle step of the shortest training run."""
     steps = min((history.metrics()["step"] for history in histories), key=len)
     return int(steps.iloc[len(steps) // 2])
 
 
-def telling_rollout(snapshots: Sequence[Snapshot], problem: str | None) -> tuple[int, int] | None:
-    """(place among the snapshots, number) of the best rollout of the last one that has the problem; None: none has."""
-    for place, snapshot in reversed(list(enumerate(snapshots))):
+def best_rollout(snapshots: Sequence[Snapshot], problem: str | None) -> tuple[int, int] | None:
+    """(index of the last snapshot with the problem, number of its best rollout); None if no snapshot has it."""
+    for index, snapshot in reversed(list(enumerate(snapshots))):
         if len(group := snapshot.group(problem)):
-            return place, int(group["advantage"].to_numpy().argmax()) + 1
+            return index, int(group["advantage"].to_numpy().argmax()) + 1
     return None
 
 
 def live() -> bool:
-    """Whether this code runs for a front end in which somebody can use controls.
-
-    Front ends tell the kernel whether they could answer `input()`: papermill and nbconvert cannot.
-    """
+    """Whether a user can use controls: papermill and nbconvert tell the kernel that they cannot answer `input()`."""
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
@@ -62,34 +58,31 @@ def live() -> bool:
 
 
 def show_controls(root: Path, chosen: Sequence[History], step: int) -> None:
-    """Display the controls, and under them all views; without a live front end a sentence.
+    """Display the controls and the views; a sentence without a live front end.
 
     Args:
-        root: The folder of records that trainings are chosen from.
-        chosen: What is chosen first, of this folder.
-        step: The step that is shown first.
+        root: The folder of records.
+        chosen: The training runs to show first.
+        step: The step to show first.
     """
     from IPython.display import HTML, display
 
     if not live():
-        display(HTML("<p>Run this notebook in JupyterLab: here are controls to choose trainings, steps, rollouts.</p>"))
+        display(HTML("<p>Run this notebook in JupyterLab for controls to choose runs, steps and rollouts.</p>"))
         return
-    # Where the saved notebook is read without its kernel, as on GitHub, there is the sentence.
-    shown = {"text/html": "<p>The controls are not stored. Run this notebook in JupyterLab to have them.</p>"}
+    # The sentence is shown for a saved notebook without its kernel, as on GitHub.
+    shown = {"text/html": "<p>The controls are not stored. Run this notebook in JupyterLab to use them.</p>"}
     bundle = Explorer(root, [history.name for history in chosen], step).panel._repr_mimebundle_()
     display({**bundle, "text/plain": "controls", **shown}, raw=True)
 
 
 class Explorer:
-    """Controls and the views that follow them; each control renews what depends on it, and nothing else.
+    """Controls and their views; each control updates only what depends on it. `panel` is the widget with all of them.
 
     Args:
         root: The folder of records.
-        names: Names of the trainings that are chosen first.
-        step: The step that is shown first.
-
-    Attributes:
-        panel: The widget that holds everything.
+        names: Names of the training runs to show first.
+        step: The step to show first.
     """
 
     def __init__(self, root: Path, names: Sequence[str], step: int) -> None:
@@ -98,13 +91,13 @@ class Explorer:
         self._root = root
         self._figures: Sequence[tuple[Figure, Any]] = ()
         self._snapshots: list[Snapshot] = []
-        look: dict[str, Any] = {"style": {"description_width": "70px"}, "layout": {"width": "100%"}}
-        self.runs = widgets.SelectMultiple(description="Trainings", rows=8, **look)
-        # Only where the slider is let go: a figure takes a moment.
-        given = {"min": 1, "max": max(step, 1), "continuous_update": False}
-        self.step = widgets.IntSlider(step, description="Step", **given, **look)
-        self.problem = widgets.Dropdown(description="Problem", **look)
-        self.rollout = widgets.Dropdown(description="Rollout", **look)
+        wide: dict[str, Any] = {"style": {"description_width": "70px"}, "layout": {"width": "100%"}}
+        self.runs = widgets.SelectMultiple(description="Runs", rows=8, **wide)
+        # Updated when the slider is released, because drawing takes a moment.
+        limits = {"min": 1, "max": max(step, 1), "continuous_update": False}
+        self.step = widgets.IntSlider(step, description="Step", **limits, **wide)
+        self.problem = widgets.Dropdown(description="Problem", **wide)
+        self.rollout = widgets.Dropdown(description="Rollout", **wide)
         self.refresh = widgets.Button(description="Refresh", icon="refresh", layout={"width": "100px"})
         self.follow = widgets.Play(max=10**6, interval=1000 * FOLLOW_EVERY, show_repeat=False)
         self.status, self.note = widgets.HTML(), widgets.HTML()
@@ -113,9 +106,9 @@ class Explorer:
         )
         self.completions = widgets.HTML(layout={"width": "100%"})
 
-        words = widgets.Label(f"every {FOLLOW_EVERY} s, while ▶", layout={"flex": "1 0 auto"})
+        label = widgets.Label(f"every {FOLLOW_EVERY} s, while ▶", layout={"flex": "1 0 auto"})
         indented = {"margin": "0 0 0 76px", "align_items": "center"}  # as wide as the descriptions
-        again = widgets.HBox([self.refresh, self.follow, words], layout=indented)
+        again = widgets.HBox([self.refresh, self.follow, label], layout=indented)
         status = widgets.HBox([self.status], layout=indented)
         fields = [self.step, self.problem, self.rollout, again, status]
         top = widgets.HBox([self.runs, widgets.VBox(fields, layout={"width": "100%"})])
@@ -129,20 +122,20 @@ class Explorer:
         }
         for widget, observer in self._observers.items():
             widget.observe(observer, "value")
-        self.refresh.on_click(lambda button: self.look_again())
-        self.follow.observe(lambda change: self.look_again(only_for_news=True), "value")
+        self.refresh.on_click(lambda button: self.update())
+        self.follow.observe(lambda change: self.update(only_if_changed=True), "value")
         self._find(names)
         self._show_runs()
 
-    def look_again(self, only_for_news: bool = False) -> None:
-        """Read the folder anew: further trainings, further steps. Who is at the last step stays at the last step.
+    def update(self, only_if_changed: bool = False) -> None:
+        """Read the folder again; a slider at the last step moves to the new last step.
 
         Args:
-            only_for_news: Draw nothing where neither a training nor a step has come.
+            only_if_changed: Draw nothing if there is no new training run or step.
         """
         before, at_end = self.runs.options, self.step.value == self.step.max
         self._find(self.runs.value)
-        if self.runs.options != before or not only_for_news:
+        if self.runs.options != before or not only_if_changed:
             self._show_runs(at_end)
 
     def _find(self, names: Sequence[str]) -> None:
@@ -153,9 +146,9 @@ class Explorer:
     def _show_runs(self, at_end: bool = False) -> None:
         histories = [self._histories[name] for name in self.runs.value]
         logs = {history.label: log for history in histories if len(log := history.metrics())}
-        self._chosen = [history for history in histories if history.label in logs]  # others have been removed since
+        self._chosen = [history for history in histories if history.label in logs]
         if not logs:
-            self.status.value = "Choose one training or more (Ctrl or Shift for several)."
+            self.status.value = "Choose one or more runs (Ctrl or Shift for several)."
             return
         last = max(int(log["step"].iloc[-1]) for log in logs.values())
         self._figures = (policy_figure(logs), self.policy), (curves_figure(logs), self.curves)
@@ -170,7 +163,7 @@ class Explorer:
             image.value = png(mark_step(figure, self.step.value))
         self._snapshots = [read_step(history, self.step.value) for history in self._chosen]
         found, before = problems(self._snapshots), self.problem.value
-        self._set(self.problem, found, before if before in found else telling_problem(self._snapshots))
+        self._set(self.problem, found, before if before in found else mixed_problem(self._snapshots))
         self._show_problem()
 
     def _show_problem(self) -> None:
@@ -186,15 +179,14 @@ class Explorer:
         ]
         value = self.rollout.value
         if value not in [option for _, option in options]:
-            found = telling_rollout(self._snapshots, problem)
+            found = best_rollout(self._snapshots, problem)
             value = (self._chosen[found[0]].name, found[1]) if found else None
         self._set(self.rollout, options, value)
         self._show_rollout()
 
     def _show_rollout(self) -> None:
-        self.status.value = (
-            f"Step {self.step.value} of {self.step.max}. {len(self._chosen)} of {len(self._histories)} trainings."
-        )
+        runs = f"{len(self._chosen)} of {len(self._histories)} runs."
+        self.status.value = f"Step {self.step.value} of {self.step.max}. {runs}"
         picture, note = None, ""
         if self.rollout.value is not None:
             name, number = self.rollout.value
@@ -207,7 +199,7 @@ class Explorer:
         self.likelihood.value = picture or b""
 
     def _set(self, widget: Any, options: Sequence[Any], value: Any) -> None:
-        """Give a chooser other options and a value, without calling its observer."""
+        """Set the options and value of a widget without calling its observer."""
         widget.unobserve(self._observers[widget], "value")
         widget.options, widget.value = options, value
         widget.observe(self._observers[widget], "value")

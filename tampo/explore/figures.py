@@ -1,7 +1,6 @@
-"""Figures of the notebook explore: meta-policy and curves along training, likelihoods of the rollouts of a step.
+"""Figures of the notebook explore: the meta-policy and curves over training, and likelihoods of one step's rollouts.
 
-Drawing only; `tampo.explore.histories` has the numbers. A figure is made without pyplot's knowledge (closed at
-once), since it is shown again and again with another step marked.
+Figures are closed in pyplot at once, because the notebook shows them again with another step marked.
 """
 
 import io
@@ -22,30 +21,30 @@ from numpy.typing import NDArray
 from tampo.explore.histories import Snapshot, meta_policy_probabilities
 from tampo.paper.figures import style
 
-SMOOTHED = 10  # steps; what a single step had is thin behind it
+SMOOTHED = 10  # steps
 CURVES = {
     "temperature": "sampling temperature T",
     "reward": "reward, mean of the step",
-    "entropy": "entropy, nats a token",
+    "entropy": "entropy, nats per token",
     "optimal_temperature/positive_mean": "mean T* where A > 0",
     "optimal_temperature/negative_mean": "mean T* where A < 0",
 }
 _LINES = ("-", "--", "-.", ":")
 _PALETTE = sns.color_palette("colorblind")
-# Colour and line style: each alone tells them apart.
+# Colours and line styles each distinguish the signs.
 _SIGNS = {1: ("A > 0", _PALETTE[0], "-"), -1: ("A < 0", _PALETTE[1], "--"), 0: ("A = 0", (0.4, 0.4, 0.4), "-.")}
 _DRAWN: dict[str, Any] = {"color": "#d55e00", "marker": "o", "linestyle": "", "mec": "white", "mew": 0.4} | {
-    "label": "T that the step sampled at"
+    "label": "sampling temperature of the step"
 }
-_ALONG_STEPS = "along steps"  # mark of the axes that `mark_step` draws on
+_OVER_STEPS = "over steps"  # id of the axes that `mark_step` draws on
 _MARKER = "step marker"
 
 
 def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Heat maps of the meta-policies, with the temperature that each step sampled at; without one, that alone.
+    """Heat maps of the meta-policies with the sampling temperatures; runs without a meta-policy share a panel.
 
     Args:
-        logs: `History.metrics` of each training, by its label. Those without a meta-policy share a panel.
+        logs: `History.metrics` of each training run, by its label.
     """
     maps = {label: table for label, log in logs.items() if len(table := meta_policy_probabilities(log))}
     others = {label: log for label, log in logs.items() if label not in maps}
@@ -57,7 +56,7 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
     with style():
         size = (4.8 * columns, 0.6 + 0.1 * len(others) + 2.9 * rows)
         figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-        plt.close(figure)  # a notebook would show it a second time
+        plt.close(figure)  # or a notebook shows it twice
         handles = []
         for axes, (label, table) in zip(grid.flat, maps.items(), strict=False):
             edges = (_edges(table.columns.to_numpy()), _edges(table.index.to_numpy()))
@@ -72,7 +71,7 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
             handles = handles + axes.plot(log["step"], log["temperature"], label=label, **looks[label])
             axes.set_title("without a meta-policy", pad=16)
         for axes in grid.flat[:panels]:
-            _along_steps(axes, "temperature")
+            _over_steps(axes, "temperature")
             axes.set_xlim(first - 0.5, last + 0.5)
             axes.tick_params(labelleft=True)
         for axes in grid.flat[panels:]:
@@ -82,62 +81,62 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def curves_figure(logs: Mapping[str, pd.DataFrame], window: int = SMOOTHED) -> Figure:
-    """Temperature, reward, entropy and mean T* of good and of bad rollouts along training, runs over each other.
+    """Temperature, reward, entropy and mean T* of good and of bad rollouts over training, of all runs.
 
     Args:
-        logs: `History.metrics` of each training, by its label.
-        window: Steps that the thick lines are means of; thin ones are single steps.
+        logs: `History.metrics` of each training run, by its label.
+        window: Steps per mean of the thick lines; thin lines show single steps.
     """
     looks = dict(zip(logs, _looks(len(logs)), strict=True))
     with style():
         figure, grid = plt.subplots(2, 3, figsize=(9.6, 5.2), layout="constrained")
         plt.close(figure)
-        *panels, place = grid.flat
-        for axes, (name, words) in zip(panels, CURVES.items(), strict=True):
+        *panels, corner = grid.flat
+        for axes, (name, label_y) in zip(panels, CURVES.items(), strict=True):
             for label, log in logs.items():
                 if name in log:
                     smooth = log[name].rolling(window, min_periods=1).mean()
                     axes.plot(log["step"], log[name], color=looks[label]["color"], linewidth=0.6, alpha=0.35)
                     axes.plot(log["step"], smooth, **looks[label])
-            _along_steps(axes, words)
-        panels[3].sharey(panels[4])  # the two T* are there to be compared
-        place.axis("off")
+            _over_steps(axes, label_y)
+        panels[3].sharey(panels[4])  # the two T*
+        corner.axis("off")
         handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
         title = f"thick: mean of {window} steps"
-        place.legend(handles=handles, loc="center", frameon=False, title=title, handlelength=3)
+        corner.legend(handles=handles, loc="center", frameon=False, title=title, handlelength=3)
     return figure
 
 
 def mark_step(figure: Figure, step: int) -> Figure:
-    """The same figure with `step` marked in every panel along steps, and no other: a mark is moved, not drawn again."""
+    """The same figure with `step` marked in every panel over steps; an earlier mark is removed."""
     for axes in figure.axes:
-        if axes.get_gid() == _ALONG_STEPS:
+        if axes.get_gid() == _OVER_STEPS:
             for artist in [*axes.lines, *axes.texts]:
                 if artist.get_gid() == _MARKER:
                     artist.remove()
             axes.axvline(step, color="0.25", linewidth=1, linestyle=(0, (2, 2)), gid=_MARKER)
-            place = axes.get_xaxis_transform()
-            axes.text(step, 1.01, f"step {step}", transform=place, ha="center", fontsize="small", gid=_MARKER)
+            above = axes.get_xaxis_transform()
+            axes.text(step, 1.01, f"step {step}", transform=above, ha="center", fontsize="small", gid=_MARKER)
     return figure
 
 
 def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
-    """Likelihood curves (Eq. 8) of one rollout, and of its whole group, each less its maximum; T* is a star.
+    """Log-likelihoods (Eq. 8) of one rollout, and of its group relative to their maxima; a star marks T*.
 
     Args:
-        snapshot: A training at a step.
+        snapshot: A training run at a step.
         problem: One of its problems.
-        rollout: The number of one of the problem's rollouts, from 1.
+        rollout: The number of the rollout, from 1.
 
     Raises:
-        ValueError: There is no such rollout, or its likelihoods or their temperatures are not known.
+        ValueError: No such rollout, or its likelihoods or the candidate temperatures are unknown.
     """
     group = snapshot.group(problem)
     if rollout not in group.index or "log_likelihoods" not in group:
         raise ValueError("There is no such rollout with likelihoods.")
     curves, temperatures = _likelihoods(group), np.array(snapshot.candidates)  # (G, K), (K,)
     if curves.shape[1] != len(temperatures):
-        raise ValueError("The candidate temperatures of this training are not known.")
+        raise ValueError("The candidate temperatures of this run are unknown.")
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.5), layout="constrained")
         plt.close(figure)
@@ -151,7 +150,7 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
         left.set(
             xlabel="temperature", ylabel="log-likelihood, nats (Eq. 8)", title=f"{snapshot.label}: rollout {rollout}"
         )
-        right.set(xlabel="temperature", ylabel="less its maximum, nats", title=f"all its {len(group)} rollouts")
+        right.set(xlabel="temperature", ylabel="minus its maximum, nats", title=f"all its {len(group)} rollouts")
         for axes in (left, right):
             if snapshot.temperature is not None:
                 axes.axvline(snapshot.temperature, color="0.6", linewidth=1, linestyle=":")
@@ -166,7 +165,7 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG. Its panels stay where this first drawing puts them, so that the next one is quick."""
+    """A figure as PNG. The layout is kept, so that the next drawing is fast."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     figure.set_layout_engine("none")
@@ -174,15 +173,15 @@ def png(figure: Figure) -> bytes:
 
 
 def _likelihoods(group: pd.DataFrame) -> NDArray[np.float64]:
-    with suppress(TypeError, ValueError):  # some are missing, or of another length
+    with suppress(TypeError, ValueError):  # missing values, or unequal lengths
         curves = np.stack(group["log_likelihoods"].tolist()).astype(float)
         if curves.ndim == 2:
             return curves
-    raise ValueError("The likelihoods of this problem's rollouts are not there, or not yet.")
+    raise ValueError("The likelihoods of this problem's rollouts are not available (yet).")
 
 
 def _draw_likelihood(axes: Axes, temperatures: NDArray[Any], curve: NDArray[Any], look: dict[str, Any]) -> None:
-    best = int(curve.argmax())  # of equals the lowest, as in Eq. 7
+    best = int(curve.argmax())  # the lowest of equal ones, as in Eq. 7
     axes.plot(temperatures, curve, **look)
     axes.plot(
         temperatures[best], curve[best], "*", color=look["color"], ms=11 if look["linewidth"] > 2 else 7, zorder=3
@@ -190,20 +189,20 @@ def _draw_likelihood(axes: Axes, temperatures: NDArray[Any], curve: NDArray[Any]
 
 
 def _looks(number: int) -> list[dict[str, Any]]:
-    """Colours and line styles of runs; together they do not repeat."""
+    """Distinct pairs of colour and line style."""
     lines = [_LINES[i % len(_LINES)] for i in range(number)]
     colours = islice(cycle(_PALETTE), number)
     return [{"color": colour, "linestyle": line, "linewidth": 1.6} for colour, line in zip(colours, lines, strict=True)]
 
 
-def _along_steps(axes: Axes, words: str) -> None:
-    axes.set(xlabel="training step", ylabel=words)
-    axes.set_gid(_ALONG_STEPS)
+def _over_steps(axes: Axes, ylabel: str) -> None:
+    axes.set(xlabel="training step", ylabel=ylabel)
+    axes.set_gid(_OVER_STEPS)
     sns.despine(ax=axes)
 
 
 def _edges(centres: NDArray[Any]) -> NDArray[Any]:
-    """The bounds of cells around `centres`, (N + 1,): half-way between neighbours."""
+    """Edges of cells around `centres`, (N + 1,), halfway between neighbours."""
     if len(centres) == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
     middles = (centres[1:] + centres[:-1]) / 2

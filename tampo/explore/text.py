@@ -1,7 +1,7 @@
-"""Completions as HTML, side by side: what the notebook explore shows of the rollouts of a step.
+"""The completions of a step as HTML, side by side, for the notebook explore.
 
-A completion is a model's output, and everything in it is text: markup is escaped, and control characters are shown,
-not obeyed. It stands in <pre>, where JupyterLab and GitHub look for neither Markdown nor formulas.
+A completion is untrusted text: markup and control characters are escaped, and <pre> keeps JupyterLab and GitHub from
+rendering Markdown or formulas.
 """
 
 import html
@@ -16,30 +16,30 @@ import pandas as pd
 from tampo.explore.histories import Snapshot
 
 _LINE_ENDS = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"
-_UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of Unicode
+_INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of Unicode
 
 
 def problems(snapshots: Sequence[Snapshot]) -> list[str]:
-    """The ids of the problems that the snapshots hold, each once, in order; first those that the first one holds."""
+    """The ids of the snapshots' problems, without duplicates, in order."""
     ids = [str(name) for s in snapshots if len(s.rollouts) for name in s.rollouts["problem_id"]]
     return list(dict.fromkeys(ids))
 
 
-def telling_problem(snapshots: Sequence[Snapshot]) -> str | None:
-    """The first problem that most trainings answered now right, now wrong; None where there are no rollouts."""
+def mixed_problem(snapshots: Sequence[Snapshot]) -> str | None:
+    """The first problem with mixed outcomes in the most training runs; None without rollouts."""
 
-    def spread(problem: str) -> int:
+    def mixed_runs(problem: str) -> int:
         return sum(bool((s.group(problem)["advantage"] > 0).any()) for s in snapshots if len(s.group(problem)))
 
-    return max(problems(snapshots), key=spread, default=None)
+    return max(problems(snapshots), key=mixed_runs, default=None)
 
 
 def completions_html(snapshots: Sequence[Snapshot], problem: str | None) -> str:
-    """The rollouts of one problem side by side: a column a training, each rollout with its verdict and advantage.
+    """The rollouts of one problem, with verdict and advantage; one column per training run.
 
     Args:
-        snapshots: Trainings at the same step.
-        problem: From `problems`; None: there are no rollouts, and the columns say why.
+        snapshots: Training runs at the same step.
+        problem: From `problems`; None: there are no rollouts, and the columns explain why.
     """
     groups = [snapshot.group(problem) for snapshot in snapshots]
     heads = "".join(_head(snapshot, group) for snapshot, group in zip(snapshots, groups, strict=True))
@@ -64,9 +64,9 @@ def completions_html(snapshots: Sequence[Snapshot], problem: str | None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    r"""A prompt or completion as text: itself, or of a list of chat messages each role and content.
+    r"""A prompt or completion as text; of chat messages, the role and content of each.
 
-    Further lines of a message are indented, so that no content looks like the next turn.
+    The lines of a message after the first are indented, so that no content looks like another turn.
 
     Example:
         >>> plain_text([{"role": "assistant", "content": "2\nuser: and 2+2?"}])
@@ -79,15 +79,13 @@ def plain_text(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    r"""`text` with an escape for each character that would not be seen, or would steer what shows it.
-
-    Those are control characters but the line end, signs of direction or of no width, and what has no meaning yet.
+    r"""`text` with escapes for invisible characters: control (except line ends), direction, zero width, unassigned.
 
     Example:
         >>> visible("a\x1b[2J\u202eb")
         'a\\x1b[2J\\u202eb'
     """
-    return "".join(_escaped(c) if unicodedata.category(c) in _UNSEEN and c != "\n" else c for c in text)
+    return "".join(_escaped(c) if unicodedata.category(c) in _INVISIBLE and c != "\n" else c for c in text)
 
 
 def _escaped(character: str) -> str:
@@ -99,7 +97,7 @@ def _escape(value: Any) -> str:
     return html.escape(visible(str(value)))
 
 
-# Inline styles: a notebook on GitHub drops them, and is a plain table then. JupyterLab's own table is right-aligned.
+# Inline styles, which GitHub drops. JupyterLab aligns tables right by default.
 def _table(heads: str, rows: str, columns: int) -> str:
     look = f"width:100%;min-width:{170 * columns}px;table-layout:fixed;border-collapse:collapse;margin:0"
     table = f'<table style="{look}"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
@@ -130,4 +128,4 @@ def _cell(content: str, border: str = "0") -> str:
 
 
 def _note(snapshot: Snapshot) -> str:
-    return _escape(snapshot.note or "This problem is not among those of the step: another training seed or data set.")
+    return _escape(snapshot.note or "This problem is not in this step: the run has another seed or data set.")

@@ -1,4 +1,4 @@
-"""Evaluation: samples of a model on benchmarks, judged and kept one by one, and the scores that follow from them."""
+"""Evaluation: sample a model on benchmarks, grade every sample, and compute the scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +17,16 @@ from tampo.tasks.suites import get_suite
 
 
 def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
-    """The engine called `name`, sampling from `model` at most `batch` completions at a time.
+    """The engine called `name`, which samples at most `batch` completions at a time.
 
     Args:
-        name: "transformers", "vllm" (in this process) or "vllm-server" (a server that is running).
+        name: "transformers", "vllm" (in this process) or "vllm-server" (a running server).
         model: A folder or a Hugging Face id.
-        batch: Completions generated at a time.
-        options: Further arguments of the engine's class: `device` for transformers, `server` for vllm-server,
-            vLLM's own for vllm.
+        batch: Completions per batch.
+        options: Further arguments of the engine's class.
 
     Raises:
-        ValueError: There is no such engine.
+        ValueError: Unknown engine.
     """
     if name == "transformers":
         return TransformersEngine(model, batch, **options)
@@ -39,11 +38,11 @@ def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engi
 
 
 def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
-    """The problems of an evaluation by benchmark: all of the suite where `benchmarks` names none.
+    """The problems of an evaluation by benchmark; an empty `benchmarks` means all benchmarks of the suite.
 
     Raises:
-        ConfigError: A benchmark that the suite does not have.
-        DataError: A published set that is missing or changed.
+        ConfigError: The suite has no such benchmark.
+        DataError: A published data set is missing or changed.
     """
     suite = get_suite(config.suite)
     for name in config.benchmarks:
@@ -62,19 +61,18 @@ def evaluate(
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
     parts: Path | None = None,
 ) -> pd.DataFrame:
-    """Sample and judge every benchmark, each in one call of the engine.
+    """Sample and grade every benchmark, each in one call of the engine.
 
     Args:
-        engine: The model.
-        config: Benchmarks, problems, samples, temperature and seed.
-        benchmarks: From `load_benchmarks`, where they are at hand.
-        progress: Called before each benchmark with how many are done.
-        parts: Folder in which the samples of each benchmark are kept when it is done, and found when the same
-            evaluation was interrupted; by default they are kept nowhere.
+        engine: The engine with the model.
+        config: The evaluation.
+        benchmarks: From `load_benchmarks`, which is called by default.
+        progress: Called before each benchmark with the number of finished ones.
+        parts: Folder that keeps the samples of finished benchmarks, so that an interrupted evaluation resumes.
 
     Returns:
-        One row a sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
-        where none was found), status (`tampo.grading.pool.Verdict`) and correct.
+        One row per sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
+        if none was found), status (`tampo.grading.pool.Verdict`) and correct.
     """
     samples = []
     benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
@@ -94,8 +92,7 @@ def evaluate(
 def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:
     suite = get_suite(config.suite)
     prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in problems]
-    # Benchmarks must not share their random numbers.
-    seed = derive_seed(config.eval_seed, name)
+    seed = derive_seed(config.eval_seed, name)  # benchmarks must not share random numbers
     sampled = engine.generate(
         prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
     )
@@ -127,10 +124,10 @@ def problem_scores(samples: pd.DataFrame) -> pd.DataFrame:
     """Scores of each problem, in percent, from the rows that `evaluate` returns.
 
     Returns:
-        One row a problem: benchmark, problem_id, and, for n samples a problem,
-        `pass@1`: whether the first sample is right (what the paper publishes: its values are multiples of 1 / n);
-        `avg@n`: the share of the samples that are right, which has the same mean and less noise;
-        `pass@n`: the chance that one of n is right (unbiased estimator).
+        One row per problem: benchmark, problem_id, and, for n samples per problem,
+        `pass@1`: whether the first sample is correct (the paper's metric: its values are multiples of 1 / n);
+        `avg@n`: the share of correct samples, which has the same mean and less variance;
+        `pass@n`: the probability that one of n samples is correct (unbiased estimator).
 
     Raises:
         ValueError: Problems differ in their number of samples.

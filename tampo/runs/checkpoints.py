@@ -1,4 +1,4 @@
-"""Checkpoints that are known to be whole: the last file of each lists the others with their checksums."""
+"""Complete checkpoints: the last file written to each one lists the other files with their checksums."""
 
 import json
 from pathlib import Path
@@ -9,41 +9,35 @@ SEAL = "files.json"
 
 
 class DamagedCheckpoint(ValueError):
-    """A file of a checkpoint is not what was written; the message names it and the ways out."""
+    """A file of a checkpoint is missing or changed; the message names it and what to remove."""
 
 
 def seal_checkpoint(folder: Path) -> None:
-    """Mark a checkpoint as whole. Call it when all processes have written their files."""
+    """Mark a checkpoint as complete, after all processes have written their files."""
     (folder / SEAL).unlink(missing_ok=True)  # it does not list itself
     write_json(folder / SEAL, checksums(folder))
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in `folder` that was written to its end, or None. One that was cut off does not count.
+    """The path of the newest complete checkpoint in `folder`, or None. Incomplete checkpoints are ignored.
 
     Raises:
-        DamagedCheckpoint: Its files changed since.
+        DamagedCheckpoint: Its files were changed.
     """
     sealed = sorted(folder.glob(f"checkpoint-*/{SEAL}"), key=lambda path: int(path.parent.name.split("-")[1]))
     if not sealed:
         return None
     newest = sealed[-1].parent
-    for name, digest in _read_seal(newest, sealed).items():
-        path = newest / name
-        if not path.is_file() or sha256(path) != digest:
-            raise _damaged(path, sealed, "is missing" if not path.is_file() else "is not what was written")
-    return str(newest)
-
-
-def _read_seal(checkpoint: Path, sealed: list[Path]) -> dict[str, str]:
+    rest = f"resume from {sealed[-2].parent.name}" if len(sealed) > 1 else "start from the beginning"
+    remedy = f"Remove the folder {newest} to {rest}."
     try:
-        files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return {str(name): str(digest) for name, digest in files.items()}
+        files = json.loads(sealed[-1].read_text(encoding="utf-8")).items()
     except (OSError, ValueError, AttributeError) as error:
-        raise _damaged(checkpoint / SEAL, sealed, f"cannot be read ({error})") from error
-
-
-def _damaged(path: Path, sealed: list[Path], what: str) -> DamagedCheckpoint:
-    newest = sealed[-1].parent
-    rest = f"go on from {sealed[-2].parent.name}" if len(sealed) > 1 else "start anew"
-    return DamagedCheckpoint(f"{path} {what}. Remove the folder {newest} to {rest}.")
+        raise DamagedCheckpoint(f"{sealed[-1]} cannot be read ({error}). {remedy}") from error
+    for name, digest in files:
+        path = newest / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{path} is missing. {remedy}")
+        if sha256(path) != digest:
+            raise DamagedCheckpoint(f"{path} was changed after it was written. {remedy}")
+    return str(newest)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (a cluster's pre-emption) as a request to stop at the next point where nothing is lost."""
+"""Ctrl-C and SIGTERM (a cluster's pre-emption) as a request to stop at the next point where no work is lost."""
 
 import os
 import signal
@@ -12,28 +12,24 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped on request, and what was done is kept; the message says how to resume."""
+    """Work was stopped on request and its results were saved; the message explains how to resume."""
 
 
 class StopRequest:
-    """Whether a stop was requested; truthy from then on."""
+    """True once a stop is requested."""
 
-    def __init__(self) -> None:
-        self._asked = False
+    requested = False
 
     def __bool__(self) -> bool:
-        return self._asked
-
-    def ask(self) -> None:
-        self._asked = True
+        return self.requested
 
 
 @contextmanager
-def stop_on_signals(notice: str = "Stopping after this step; what was done is kept.") -> Iterator[StopRequest]:
+def stop_on_signals(notice: str = "Stopping after this step; finished work is kept.") -> Iterator[StopRequest]:
     """Within the block, SIGTERM and the first Ctrl-C request a stop; a second Ctrl-C raises KeyboardInterrupt.
 
-    `notice` is printed to stderr on each signal. Outside of the main thread, where Python allows no signal handlers,
-    signals request nothing.
+    `notice` is printed to stderr on each signal. Outside the main thread, where Python allows no signal handlers,
+    signals are not handled.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -43,7 +39,7 @@ def stop_on_signals(notice: str = "Stopping after this step; what was done is ke
     def handle(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.ask()
+        request.requested = True
         print(notice, file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -55,9 +51,9 @@ def stop_on_signals(notice: str = "Stopping after this step; what was done is ke
 
 
 def stop_with_parent(parent: Connection) -> None:
-    """Send this process SIGTERM when `parent` is closed at its other end, as it is when that process dies.
+    """Send this process SIGTERM when the other end of `parent` is closed, as it is when the parent process dies.
 
-    The signal is repeated: one that comes while Python finalizes an object is lost, as its exception is ignored.
+    The signal is repeated, because one that arrives while Python finalizes an object is lost.
     """
 
     def wait() -> None:

@@ -1,7 +1,7 @@
 """Jobs: models to train and evaluate, several at a time, on this machine or on Slurm.
 
 One loop (`follow`) runs them all. A backend starts jobs: `tampo.runs.workers` on this machine, `tampo.runs.slurm` on
-a cluster. The store's locks and checkpoints ensure that each run is made once and resumes where it was interrupted. The
+a cluster. The store's locks and checkpoints ensure that each record is made once and resumes after an interruption. The
 store also decides whether a job is done; a backend only knows that an attempt has ended.
 """
 
@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tampo.config import EvaluationConfig, TrainingConfig
 from tampo.runs.interrupts import Interrupted, stop_on_signals
 from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.slurm import Slurm, SlurmJob
-from tampo.runs.store import PROGRESS, Record, RunStore
+from tampo.runs.store import PROGRESS, Record, RunStore, read_json
 from tampo.runs.workers import RunFailed, Task, Worker, Workers
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model to evaluate, after training it if `training` is given. `label` names it in progress lines."""
+    """A model to evaluate, after training it if `training` is given. `label` is its name in progress lines."""
 
     label: str
     evaluation: EvaluationConfig
@@ -31,11 +31,11 @@ class Job:
     model: str = "mini"
 
     def folder(self, store: RunStore) -> Path:
-        """Where the job's evaluation is, or will be."""
+        """The folder of the job's evaluation, which need not exist."""
         return store.folder("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
 
     def find(self, store: RunStore) -> tuple[Record | None, Record] | None:
-        """(training, evaluation) if both are finished, else None. A base model's training is None."""
+        """(training, evaluation) if both are finished, else None. The training of a base model is None."""
         training = None
         if self.training is not None:
             training = store.load("training", training_identity(self.training))
@@ -45,23 +45,23 @@ class Job:
         return None if evaluation is None else (training, evaluation)
 
     def progress(self, store: RunStore) -> str:
-        """How far a running job is, such as "step 3/100, reward 0.41, T 0.80"."""
+        """The progress of a running job, such as "step 3/100, reward 0.41, T 0.80"."""
         if self.training is not None:
-            row = _read_json(store.folder("training", training_identity(self.training)) / PROGRESS)
+            row = read_json(store.folder("training", training_identity(self.training)) / PROGRESS)
             if row:
                 reward, temperature = row.get("reward"), row.get("temperature")
                 detail = f", reward {reward:.2f}, T {temperature:.2f}" if reward is not None and temperature else ""
                 return f"step {row['step']}/{row['steps']}{detail}"
-        row = _read_json(self.folder(store) / PROGRESS)
+        row = read_json(self.folder(store) / PROGRESS)
         return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
 
     def order(self, store: RunStore, launch: Sequence[str] | None = None) -> str:
-        """The job as a JSON text, for a process that calls `carry_out`. `launch`: the command that trains, if any."""
+        """The job as a JSON text for `run_job`. `launch`: the command that trains, if it is another process."""
         order = {
             "root": str(store.root),
             "model": self.model,
             "evaluation": self.evaluation.model_dump(mode="json"),
-            "training": None if self.training is None else self.training.model_dump(mode="json"),
+            "training": self.training and self.training.model_dump(mode="json"),
             "launch": launch,
         }
         return json.dumps(order)
@@ -69,36 +69,29 @@ class Job:
 
 @dataclass
 class Run:
-    """A job and its state.
-
-    Attributes:
-        job: What to make.
-        launch: The command that trains, if not the worker itself does.
-        state: "found" (made before), "waiting", "running", "done" or "failed".
-        attempts: How often it was submitted.
-        attempt: What the backend gave for the attempt that is waiting or running.
-        records: Its training and evaluation, once they are finished.
-        log: Of the last attempt that failed.
-        error: Why that attempt failed.
-    """
+    """A job and its state; "found" means that its records existed before."""
 
     job: Job
-    launch: list[str] | None = None
+    launch: list[str] | None = None  # the command that trains, if the worker does not
     state: Literal["found", "waiting", "running", "done", "failed"] = "waiting"
-    attempts: int = 0
-    attempt: Worker | SlurmJob | None = None
-    records: tuple[Record | None, Record] | None = None
-    log: Path = Path()
-    error: str | None = None
+    attempts: int = 0  # number of submissions
+    attempt: Worker | SlurmJob | None = None  # the one that is waiting or running
+    records: tuple[Record | None, Record] | None = None  # training and evaluation, once they are finished
+    log: Path = Path()  # of the last failed attempt
+    error: str | None = None  # why it failed
 
     def look_up(self, store: RunStore) -> None:
-        """Find the records that exist."""
+        """Find existing records."""
         self.records = self.job.find(store)
         self.state = "found" if self.records else "waiting"
 
     def failure(self) -> str:
-        """What to tell the user about a failed run."""
-        return f"{self.job.label} failed ({self.error}); the end of {os.path.relpath(self.log)}:\n{_tail(self.log)}"
+        """The message about a failed run, with the end of its log."""
+        try:
+            tail = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        except OSError:
+            tail = "(no log)"
+        return f"{self.job.label} failed ({self.error}); the end of {os.path.relpath(self.log)}:\n{tail}"
 
 
 def follow(
@@ -108,14 +101,14 @@ def follow(
     report: Callable[[list[Run]], None],
     attempts: int = 1,
 ) -> None:
-    """Submit the runs that wait, and return when all are done or failed.
+    """Submit the waiting runs, and return when all are done or failed.
 
     Args:
-        runs: The runs, after `Run.look_up`; their states are kept up to date.
-        store: Where their records are made.
-        backend: Where jobs run; it is stopped in the end.
-        report: Called several times a second with the runs whose attempt has just ended. What it raises stops all.
-        attempts: How often a run that fails is submitted.
+        runs: The runs, after `Run.look_up`; their states are updated.
+        store: The store of their records.
+        backend: Starts the jobs; it is stopped at the end.
+        report: Called several times per second with the runs whose attempt has just ended. An exception stops all.
+        attempts: Maximum submissions of a failing run.
 
     Raises:
         Interrupted: By Ctrl-C or SIGTERM.
@@ -139,7 +132,7 @@ def follow(
 
 
 def update(run: Run, store: RunStore, attempts: int) -> bool:
-    """Bring a run's state up to date; returns whether its attempt has just ended."""
+    """Update the state of a run; returns whether its attempt has just ended."""
     if run.attempt is None:
         return False
     state = run.attempt.state()
@@ -155,7 +148,7 @@ def update(run: Run, store: RunStore, attempts: int) -> bool:
 
 
 def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> None:
-    """Submit the runs that wait for it, as far as there is room."""
+    """Submit the waiting runs, as many as the backend takes."""
     waiting = [run for run in runs if run.state == "waiting" and run.attempt is None]
     tasks = (Task(r.job.folder(store).name, r.job.order(store, r.launch), r.attempts + 1) for r in waiting)
     submitted: Sequence[Worker | SlurmJob] = backend.submit(tasks)
@@ -166,7 +159,7 @@ def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> No
 
 
 def say_now(line: str) -> None:
-    """Print a line at once, so that a notebook and papermill's log show progress while it is made."""
+    """Print a line without delay, so that a notebook and papermill's log show progress."""
     print(line, flush=True)
 
 
@@ -180,61 +173,42 @@ def run_jobs(
     """The records of all jobs, in order; missing ones are made on this machine, several at a time.
 
     Args:
-        store: Where records are kept.
-        jobs: What to make.
+        store: The store of the records.
+        jobs: The jobs; those with the same records run once.
         workers: Jobs at a time, each in a process with one thread; default: one per available core.
         say: Receives progress lines.
         every: Seconds between two progress lines.
 
     Raises:
-        RunFailed: A job failed. Other jobs are stopped; what they did is kept, and the next call resumes it.
-        Interrupted: By Ctrl-C or SIGTERM; likewise.
+        RunFailed: A job failed. Other jobs are stopped; the next call resumes them.
+        Interrupted: By Ctrl-C or SIGTERM; the next call resumes the jobs.
     """
-    # Jobs that ask for the same records are one.
     runs = [Run(job) for job in {job.folder(store): job for job in jobs}.values()]
     for run in runs:
         run.look_up(store)
     missing = [run for run in runs if run.state == "waiting"]
-    # Training runs first: an evaluation alone fits into whatever time is left at the end.
+    # Training runs first, because they take longest.
     missing.sort(key=lambda run: run.job.training is None)
     path = os.path.relpath(store.root)  # executed notebooks are shared: no absolute path
-    ending = f", making {len(missing)} in {path}." if missing else "."
-    say(f"{len(runs) - len(missing)} of {len(runs)} runs are there{ending}")
-    start = said = time.monotonic()
+    ending = f"; making {len(missing)} in {path}." if missing else "."
+    say(f"{len(runs) - len(missing)} of {len(runs)} records exist{ending}")
+    start = reported = time.monotonic()
 
     def report(ended: list[Run]) -> None:
-        nonlocal said
+        nonlocal reported
+        minutes, seconds = divmod(int(time.monotonic() - start), 60)
+        clock = f"[{minutes:02d}:{seconds:02d}]"
         for run in ended:
             if run.state == "failed":
                 raise RunFailed(run.failure())
             done = sum(run.state == "done" for run in missing)
-            say(f"[{_clock(start)}] {run.job.label}: done ({done} of {len(missing)})")
+            say(f"{clock} {run.job.label}: done ({done} of {len(missing)})")
         running = [run.job for run in missing if run.state == "running"]
-        if running and time.monotonic() - said >= every:
-            said = time.monotonic()
-            say(f"[{_clock(start)}] " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
+        if running and time.monotonic() - reported >= every:
+            reported = time.monotonic()
+            say(f"{clock} " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
 
     if missing:
         follow(missing, store, Workers(store.root, workers), report)
     made = {run.job.folder(store): run.records for run in runs}
     return [records for job in jobs if (records := made[job.folder(store)])]
-
-
-def _tail(log: Path) -> str:
-    """The last lines of a job's log, which say why it failed; "(no log)" if there is none."""
-    try:
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-    except OSError:
-        return "(no log)"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _clock(start: float) -> str:
-    seconds = int(time.monotonic() - start)
-    return f"{seconds // 60:02d}:{seconds % 60:02d}"

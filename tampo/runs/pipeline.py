@@ -1,6 +1,6 @@
-"""From a config to its record: a training run, or an evaluation, that is made once (`tampo.runs.store` keeps it).
+"""From a config to its record: a training run or an evaluation, made once and kept in the store.
 
-Training and evaluation are imported when one has to be made: a notebook whose records are there waits for no torch.
+Training and evaluation code is imported on use, because TRL takes seconds to load.
 """
 
 import json
@@ -14,52 +14,44 @@ from tampo.config import EvaluationConfig, TrainingConfig
 from tampo.files import atomic_path, write_json
 from tampo.runs.provenance import provenance
 from tampo.runs.store import LIVE_LOG, PARAMETERS, PROGRESS, Record, RunStore
+from tampo.tasks.suites import get_suite
 
 
 def train(store: RunStore, config: TrainingConfig) -> Record:
     """The record of a training run: model/, metrics.csv, rollouts.parquet, and step times in the manifest.
 
-    Under torchrun or accelerate, called by every process: the first makes the record, the others train along.
+    Under torchrun or accelerate, every process calls it; the first one makes the record.
     """
     from tampo.runs.training import TIMINGS
     from tampo.runs.training import train as run_training
     from tampo.trainer.model_card import add_run
 
     identity = training_identity(config)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("RANK", "0")) > 0:
-        finished = store.load("training", identity)
+        finished, folder = store.load("training", identity), store.folder("training", identity)
         if finished is None:
-            run_training(config, store.folder("training", identity))
-        return finished or Record(store.folder("training", identity), {})
+            run_training(config, folder)
+        return finished or Record(folder, {})
 
     def build(folder: Path) -> dict[str, Any]:
-        def note(row: dict[str, Any]) -> None:
-            brief = {
-                name: row[name] for name in ("step", "steps", "reward", "temperature") if row.get(name) is not None
-            }
-            write_json(folder / PROGRESS, brief)
-            with open(folder / LIVE_LOG, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-        write_json(folder / PARAMETERS, identity)  # `explore` shows what is trained
-        rows, source = run_training(config, folder, note)
+        write_json(folder / PARAMETERS, identity)  # for the notebook explore
+        rows, source = run_training(config, folder, lambda row: _log_step(folder, row))
         add_run(folder / "model" / "README.md", identity, provenance())
         log = pd.DataFrame(rows)
         with atomic_path(folder / "metrics.csv") as temporary:
-            kept = sorted(set(log.columns) - set(TIMINGS))  # a resumed log has its columns in another order
-            log[["step", *(name for name in kept if name != "step")]].to_csv(temporary, index=False)
+            # Sorted, because the columns of a resumed log have another order.
+            log[["step", *sorted(set(log.columns) - {"step", *TIMINGS})]].to_csv(temporary, index=False)
         return {
-            "seconds_a_step": round(float(log["step_time"].median()), 3),
+            "seconds_per_step": round(float(log["step_time"].median()), 3),
             "data": source,
-            "processes": processes,
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
         }
 
     return store.make("training", identity, build)
 
 
 def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
-    """The record of an evaluation, samples.parquet, of the model that `training` makes (None: of `model`)."""
+    """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None."""
     from tampo.inference.evaluate import evaluate as run_evaluation
     from tampo.inference.evaluate import load_benchmarks, make_engine
     from tampo.runs.training_data import model_folder
@@ -86,20 +78,26 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
-    """What decides a training run: its parameters, and the content of local weights and data."""
+    """What determines a training run: its parameters, and the content of local weights and data."""
     from tampo.runs.training_data import model_revision
-    from tampo.tasks.suites import get_suite
 
     digests = get_suite(config.suite).digests(True, config.data_dir)
     return config.identity() | {"model_revision": model_revision(config.model), "data_files": digests}
 
 
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
-    """What decides an evaluation: its parameters, the content of local data, and the model."""
+    """What determines an evaluation: its parameters, the content of local data, and the model."""
     from tampo.runs.training_data import model_revision
-    from tampo.tasks.suites import get_suite
 
-    own = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
+    identity = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
     if training is None:
-        return own | {"model": model, "model_revision": model_revision(model)}
-    return own | {"training": training_identity(training)}
+        return identity | {"model": model, "model_revision": model_revision(model)}
+    return identity | {"training": training_identity(training)}
+
+
+def _log_step(folder: Path, row: dict[str, Any]) -> None:
+    """Append a step's row to the live log, and update the progress that other processes read."""
+    shown = ("step", "steps", "reward", "temperature")
+    write_json(folder / PROGRESS, {name: row[name] for name in shown if row.get(name) is not None})
+    with open(folder / LIVE_LOG, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

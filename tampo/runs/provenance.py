@@ -17,7 +17,7 @@ _PACKAGES = ("tampo", "torch", "transformers", "trl", "accelerate", "datasets", 
 
 
 def provenance() -> dict[str, Any]:
-    """Where a result comes from: commit of the project, versions, machine."""
+    """The project's commit, the versions of packages, and the platform."""
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
@@ -29,9 +29,9 @@ def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str
     """Write the manifest of a table or figure, atomically.
 
     Args:
-        path: Where to.
-        params: The parameters it was made with.
-        records: The manifest of each record it was made from, by the record's name.
+        path: The file to write.
+        params: The parameters of the table or figure.
+        records: The manifests of the records that it uses, by record name.
     """
     values = params.model_dump(mode="json", exclude={"workers"})
     write_json(
@@ -49,22 +49,21 @@ def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that tampo runs from; None for an installed wheel, and outside of git.
+    """The commit of the checkout that tampo is imported from; None for an installed wheel and without git.
 
-    Marked "-dirty" where code, notebooks or parameters were changed since. Results are not looked at: a table that is
-    being written would mark itself.
+    It ends in "-dirty" if code, notebooks or parameters were changed since. Results do not count, because a table
+    would mark itself while it is written.
     """
     folder = checkout()
-    if folder is None:  # a virtual environment may lie in a repository of somebody else
+    if folder is None:  # a virtual environment may lie in somebody else's repository
         return None
-    git = ["git", "-C", str(folder)]
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
+
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "tampo", "notebooks", "params", "pyproject.toml", ".ci"],
-            capture_output=True,
-            text=True,
-        )
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", "tampo", "notebooks", "params", "pyproject.toml", ".ci")
     except OSError:
         return None
     if head.returncode:

@@ -1,10 +1,10 @@
-"""Jobs on a Slurm cluster, by submitit; and what a job of a sweep gets, there or on this machine.
+"""Jobs on a Slurm cluster, by submitit; and the resources of a sweep's jobs, on Slurm or on this machine.
 
-Jobs stay in the queue when the process that submitted them ends. A note of each job, beside its log in
-results/<scale>/runs/sweep, lets the next call find it there.
+Jobs stay in the queue when the process that submitted them ends. A note for each job, beside its log in
+results/<scale>/runs/sweep, lets the next call find it.
 
-submitit passes a job's work and its outcome as pickles in the same folder. What tampo puts there is a reference to
-`Work` and a JSON text; tampo itself reads no pickle.
+submitit passes a job's work and its result as pickles in the same folder. tampo's part is a reference to `Work` and a
+JSON text; tampo itself reads no pickle.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ import yaml
 from tampo.config import ConfigError
 from tampo.files import write_json
 from tampo.runs.interrupts import Interrupted
-from tampo.runs.workers import Task, carry_out, interrupt, worker_environment
+from tampo.runs.store import read_json
+from tampo.runs.workers import Task, interrupt, run_job, worker_environment
 
 if TYPE_CHECKING:
     import submitit
@@ -35,28 +36,19 @@ _REQUEUES = 100  # after time limits; pre-emptions do not count
 
 @dataclass(frozen=True)
 class Resources:
-    """Where the jobs of a sweep run, and what each of them gets.
+    """Where the jobs of a sweep run, and the resources of each job."""
 
-    Attributes:
-        cluster: "local", "slurm", or "auto": Slurm where it is installed.
-        accelerate: Configuration of accelerate to train with, whose processes are the GPUs to ask for; None: one
-            process, one thread, and no GPU to ask for.
-        minutes: Time limit of a job on Slurm; one that reaches it is requeued, and resumes.
-        partition: Of Slurm.
-        slurm: Further options of sbatch by name; True for one without a value.
-    """
-
-    cluster: Literal["auto", "local", "slurm"] = "auto"
-    accelerate: Path | None = None
-    minutes: int = 24 * 60
-    partition: str | None = None
-    slurm: Mapping[str, str | bool] = field(default_factory=dict)
+    cluster: Literal["auto", "local", "slurm"] = "auto"  # "auto": Slurm if it is installed
+    accelerate: Path | None = None  # accelerate's configuration file; None: one process, one thread, no GPU
+    minutes: int = 24 * 60  # time limit on Slurm; a job that reaches it is requeued, and resumes
+    partition: str | None = None  # of Slurm
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)  # options of sbatch; True: without a value
 
     def gpus(self) -> int:
-        """GPUs per job; 0 if accelerate's configuration says `use_cpu`.
+        """GPUs per job; 0 if accelerate's configuration has `use_cpu`.
 
         Raises:
-            ConfigError: That file cannot be read, has no number of processes, or asks for several machines.
+            ConfigError: The file cannot be read, has no number of processes, or asks for several machines.
         """
         if self.accelerate is None:
             return 0
@@ -72,7 +64,7 @@ class Resources:
         return 0 if values.get("use_cpu") else processes
 
     def launch(self, source: str, changes: Mapping[str, Any]) -> list[str] | None:
-        """The command that trains under accelerate; None if `accelerate` is.
+        """The command that trains under accelerate; None without accelerate.
 
         Args:
             source: A scale's name or a YAML file.
@@ -80,7 +72,7 @@ class Resources:
         """
         if self.accelerate is None:
             return None
-        # Several jobs on one machine need a port each; 0 takes a free one.
+        # Port 0 takes a free one, as several jobs may share a machine.
         words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(self.accelerate)]
         words += ["--main_process_port", "0", "-m", "tampo", "train", source]
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changes.items()}
@@ -90,7 +82,7 @@ class Resources:
         """Whether jobs run on Slurm.
 
         Raises:
-            ConfigError: They should, and there is no Slurm.
+            ConfigError: `cluster` is "slurm", and Slurm is not installed.
         """
         installed = shutil.which("srun") is not None
         if self.cluster == "slurm" and not installed:
@@ -103,9 +95,9 @@ class Slurm:
 
     Args:
         folder: The store's folder; logs and notes are in its subfolder sweep.
-        name: Of the jobs.
-        resources: What each job gets.
-        workers: Jobs at a time; default: as many as Slurm runs.
+        name: Name of the jobs.
+        resources: Resources of each job.
+        workers: Jobs at a time; default: no limit.
 
     Raises:
         ImportError: submitit is not installed.
@@ -130,31 +122,28 @@ class Slurm:
             gpus_per_node=resources.gpus() or None,
             stderr_to_stdout=True,
             slurm_time=minutes,
-            slurm_signal_delay_s=min(minutes * 60 // 10, 600),  # for the current step, and its checkpoint
+            slurm_signal_delay_s=min(minutes * 60 // 10, 600),  # for the current step and its checkpoint
             slurm_partition=resources.partition,
             slurm_array_parallelism=workers,
             slurm_additional_parameters={key.replace("-", "_"): value for key, value in resources.slurm.items()},
         )
 
     def find(self, name: str) -> tuple["SlurmJob", int] | None:
-        """The attempt that an earlier call left in the queue, and its number."""
+        """The attempt of an earlier call that is still in the queue, and its number."""
         import submitit
 
         note = self._note(name)
-        try:
-            values = json.loads(note.read_text(encoding="utf-8"))
-            job, number = values["job"], values["attempts"]
-            if number not in range(1, 1000) or not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
-                return None
-        except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(note)
+        job, number = values.get("job"), values.get("attempts")
+        if not isinstance(job, str) or not re.fullmatch(r"[0-9]+(_[0-9]+)?", job) or not isinstance(number, int):
             return None
         handle: submitit.Job[None] = submitit.SlurmJob(self._folder, job)
-        if not handle.get_info() or handle.done():  # Slurm does not know it, or it has ended
+        if not handle.get_info() or handle.done():  # unknown to Slurm, or ended
             return None
         return SlurmJob(handle, note, handle.paths.stdout), number
 
     def submit(self, tasks: Iterator[Task]) -> list["SlurmJob"]:
-        """Submit all tasks as one array of jobs.
+        """Submit all tasks as one job array.
 
         Raises:
             ConfigError: Slurm refuses them.
@@ -176,7 +165,7 @@ class Slurm:
         return attempts
 
     def stop(self) -> None:
-        """Leave the jobs as they are."""
+        """Leave the jobs in the queue."""
 
     def _note(self, name: str) -> Path:
         return self._folder / f"{name}.json"
@@ -184,7 +173,7 @@ class Slurm:
 
 @dataclass
 class SlurmJob:
-    """A job in Slurm's queue, or running."""
+    """A waiting or running job of Slurm."""
 
     handle: "submitit.Job[None]"
     note: Path
@@ -201,10 +190,10 @@ class SlurmJob:
 
 
 class Work:
-    """What submitit calls in a job, with a JSON text (`Job.order`).
+    """The function that submitit calls in a job, with a JSON text (`Job.order`).
 
-    SIGTERM stops it: a training run saves within a step. The signal by which submitit announces a pre-emption or the
-    time limit does the same, and then lets submitit requeue the job.
+    SIGTERM stops it: a training run saves within a step. submitit's signal of a pre-emption or the time limit does the
+    same, and submitit then requeues the job.
     """
 
     def __call__(self, order: str) -> None:
@@ -218,10 +207,10 @@ class Work:
             preempted = True
             signal.raise_signal(signal.SIGTERM)  # to `interrupt`, or to the handler of a training run
 
-        signal.signal(signal.SIGTERM, interrupt)  # submitit's own ignores it
+        signal.signal(signal.SIGTERM, interrupt)  # submitit's handler ignores it
         requeue: Any = signal.signal(preemption, preempt)
         try:
-            carry_out(order)
+            run_job(order)
         except Interrupted:
             if preempted:
                 requeue(preemption, None)

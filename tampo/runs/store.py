@@ -1,11 +1,10 @@
-"""The store of records: each is made once, and kept. It knows nothing of training or evaluation.
+"""The store of records: each is made once and kept. It does not depend on training or evaluation.
 
-A record is a folder results/<scale>/runs/<kind>-<hash>, named by the hash of everything that decides its content.
-It is finished when its manifest.json is there, which is written last and lists the other files with their
-checksums. Finished records are reused by every notebook, interrupted ones are resumed. A file lock lets one process
-make a record while others wait, and is released by the system when its holder dies.
+A record is a folder results/<scale>/runs/<kind>-<hash>; the hash covers everything that determines its content. It is
+finished when it has a manifest.json, which is written last and lists the other files with their checksums. Notebooks
+share finished records; interrupted ones resume. A file lock lets one process make a record while others wait.
 
-`tampo.runs.pipeline` makes records of configs, and `tampo.runs.jobs` several side by side.
+`tampo.runs.pipeline` makes records from configs, and `tampo.runs.jobs` makes several in parallel.
 """
 
 import hashlib
@@ -26,12 +25,13 @@ from tampo.files import checksums, sha256, write_json
 from tampo.project import project_root
 from tampo.runs.provenance import provenance
 
+# Files of a record; the last three exist only while it is being made.
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-PARAMETERS = "params.json"  # the identity of a training that is under way
-LIVE_LOG = "log.jsonl"  # of a training that is under way; a step that was taken again is there twice
+PARAMETERS = "params.json"  # what determines a training run
+LIVE_LOG = "log.jsonl"  # of a training run; a step repeated after an interruption appears twice
 
-# Raised when the code changes what a config produces, so that records of older code are not taken for new ones.
+# Increased when the code changes what a config produces, so that records of older code are not reused.
 RECORD_VERSION = 2
 
 
@@ -47,30 +47,26 @@ class Record:
         return self.folder.name
 
     def metrics(self) -> pd.DataFrame:
-        """TRL's log of a training, one row a step (without wall times)."""
+        """TRL's log of a training run, one row per step (without wall times)."""
         return pd.read_csv(self.folder / "metrics.csv")
 
     def rollouts(self, step: int) -> pd.DataFrame:
-        """The rollouts of one step of a training (from 1): TRL's table of completions, with the columns of tampo.
+        """The rollouts of one step (from 1) of a training run: TRL's table of completions, with tampo's columns.
 
-        Among others prompt, completion, accuracy, verdict, advantage, temperature, log_likelihoods (K numbers, Eq. 8).
+        Among others prompt, completion, accuracy, verdict, advantage, temperature, log_likelihoods (K values, Eq. 8).
 
         Raises:
-            FileNotFoundError: The training was made by a version that did not keep rollouts.
+            FileNotFoundError: The record was made by an early version, which did not keep rollouts.
         """
         return pd.read_parquet(self.folder / "rollouts.parquet", filters=[("step", "==", step)])
 
     def samples(self) -> pd.DataFrame:
-        """The judged samples of an evaluation, one row a sample (`tampo.inference.evaluate.evaluate`)."""
+        """The graded samples of an evaluation, one row per sample (`tampo.inference.evaluate.evaluate`)."""
         return pd.read_parquet(self.folder / "samples.parquet")
 
 
 class RunStore:
-    """The records of one scale.
-
-    Args:
-        root: Folder of the records; made when the first one is.
-    """
+    """The records of one scale, in the folder `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -81,36 +77,35 @@ class RunStore:
         return cls(project_root() / "results" / params.scale / "runs")
 
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:
-        """Where the record of `identity` is, or will be."""
+        """The folder of a record, which need not exist."""
         canonical = json.dumps({"version": RECORD_VERSION, **identity}, sort_keys=True, allow_nan=False)
         return self.root / f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
     def load(self, kind: str, identity: dict[str, Any]) -> Record | None:
-        """The finished record of `identity`, or None. One whose files were changed does not count as finished."""
+        """The finished record, or None. A record with changed files does not count as finished."""
         folder = self.folder(kind, identity)
+        manifest = read_json(folder / MANIFEST)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             whole = all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, KeyError, TypeError, AttributeError):
             return None
         return Record(folder, manifest) if whole else None
 
     def forget(self, kind: str, identity: dict[str, Any]) -> None:
-        """Remove the record of `identity`, if there is one."""
+        """Remove the record if it exists."""
         folder = self.folder(kind, identity)
         if folder.exists():
             with FileLock(f"{folder}.lock"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def make(self, kind: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Record:
-        """The record of `identity`, made by `build` unless it is there.
+        """The record of `identity`, made by `build` unless it exists.
 
         Args:
             kind: First part of the folder's name.
-            identity: Everything that decides the result; plain JSON types.
-            build: Called with the record's folder, which may hold what an interrupted call left; writes the
-                record's files there (what it puts into checkpoints/ is removed in the end) and returns entries for
-                the manifest.
+            identity: Everything that determines the result, in plain JSON types.
+            build: Called with the record's folder, which may hold files of an interrupted call; writes the record's
+                files and returns entries for the manifest. The subfolder checkpoints is removed afterwards.
         """
         folder = self.folder(kind, identity)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -138,11 +133,19 @@ class RunStore:
         return Record(folder, manifest)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if the file is missing, damaged or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _set_aside(folder: Path) -> None:
-    """Move a record that is not what its manifest says out of the way, without losing it."""
-    for number in range(1, 1000):
-        target = folder.with_name(f"{folder.name}.damaged-{number}")
-        if not target.exists():
-            folder.rename(target)
-            print(f"{folder} does not match its manifest; moved to {target.name}, making it again.", file=sys.stderr)
-            return
+    """Rename the folder of a damaged record, so that nothing is lost."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    print(f"{folder} does not match its manifest; moved to {target.name} and made again.", file=sys.stderr)

@@ -17,17 +17,16 @@ from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
 from tampo.runs.workers import Workers
 
-MAX_SEEDS = 1000
 ATTEMPTS = 2
 
 Runs = dict[tuple[str, int], Run]
 
 
 def parse_controllers(text: str) -> tuple[str, ...]:
-    """Names of controllers with commas between them; repeated ones count once.
+    """Names of controllers, separated by commas, without duplicates.
 
     Raises:
-        ConfigError: One that does not exist; the message has the nearest that does.
+        ConfigError: An unknown controller; the message suggests a known one.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
@@ -49,25 +48,25 @@ def sweep(
 ) -> pd.DataFrame:
     """Train and evaluate each controller with each seed; existing records are reused.
 
-    A run that fails is tried once more; the others continue. Jobs that an earlier call left on Slurm are waited for.
+    A failed run is tried once more; the others continue. Jobs of an earlier call that are on Slurm are followed.
 
     Args:
         source: A scale's name or a YAML file.
         controllers: Names of `tampo.controllers.registry.CONTROLLERS`.
         seeds: Training seeds; by default those of the parameters.
         overrides: Parameters that differ from those of `source`. `workers` is the number of jobs at a time.
-        resources: Where jobs run and what each of them gets; by default `Resources()`.
-        say: Receives tables of states and the reports of failures.
-        every: Seconds between two tables at least; while no state changes, twelve times that.
+        resources: Where jobs run, and the resources of each; by default `Resources()`.
+        say: Receives tables of states and the messages about failures.
+        every: Minimum seconds between two tables; twelve times that while no state changes.
 
     Returns:
         The content of results/<scale>/sweep.csv: one row per run with controller, seed, state ("found", "done" or
-        "failed"), attempts, the names of its records (training, evaluation), and its scores in percent, where each
-        benchmark has the same weight.
+        "failed"), attempts, the names of its records (training, evaluation), and its scores in percent, averaged over
+        the benchmarks.
 
     Raises:
-        ConfigError: A parameter or `resources` is refused, before anything is started, or Slurm refuses the jobs.
-        ImportError: Slurm is to be used, and submitit is not installed.
+        ConfigError: A parameter or `resources` is invalid, before any job starts, or Slurm refuses the jobs.
+        ImportError: Slurm needs submitit, which is not installed.
         Interrupted: By Ctrl-C or SIGTERM. Jobs on this machine have saved and stopped; those on Slurm continue.
     """
     resources, changes = resources or Resources(), dict(overrides or {})
@@ -87,17 +86,17 @@ def sweep(
         backend = Workers(store.root, params.workers, resources.gpus())
     for run in runs.values():
         run.look_up(store)
-    shown, said = None, float("-inf")
+    shown, reported = None, float("-inf")
 
     def report(ended: list[Run]) -> None:
-        nonlocal shown, said
+        nonlocal shown, reported
         for run in ended:
             if run.state not in ("done", "failed"):
-                say(f"{run.job.label} failed, and is tried once more; see {os.path.relpath(run.log)}.")
+                say(f"{run.job.label} failed; trying once more. See {os.path.relpath(run.log)}.")
         states = [(run.state, run.attempts) for run in runs.values()]
-        if time.monotonic() - said >= (every if states != shown else 12 * every):
+        if time.monotonic() - reported >= (every if states != shown else 12 * every):
             say(_states(runs, store))
-            shown, said = states, time.monotonic()
+            shown, reported = states, time.monotonic()
 
     follow(list(runs.values()), store, backend, report, ATTEMPTS)
     results = _results(runs)

@@ -1,4 +1,4 @@
-"""One training from its config: data, rewards and `TAMPOTrainer` put together, resumed where it was cut off."""
+"""One training run from its config: data, rewards and `TAMPOTrainer`, resumed after an interruption."""
 
 import importlib.util
 import os
@@ -33,18 +33,21 @@ RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
 
 CHECKPOINT_STEPS = 20
 
-# What a rerun cannot reproduce: wall times. They are kept apart, so that metrics are equal to the bit.
+# Wall times differ between reruns. They are stored separately, so that metrics are equal to the bit.
 TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+# Parameters with the same name and meaning in both configs. (TRL's data_seed orders prompts; ours selects problems.)
+_SHARED = (TrainingConfig.model_fields.keys() & TAMPOConfig.__dataclass_fields__.keys()) - {"data_seed"}
 
 
 def precision(wanted: str) -> tuple[str, bool, bool]:
     """(dtype of the weights, bf16, fp16) for a `precision` parameter on this machine.
 
-    "auto" is fp32 on a CPU, bf16 on a GPU that has it, else fp16 (the paper's V100s). Mixed precision keeps
+    "auto" is fp32 on a CPU, bf16 on a GPU that supports it, else fp16 (the paper's V100s). Mixed precision keeps
     float32 weights.
 
     Raises:
-        ConfigError: "fp16" on a CPU, or "bf16" on a GPU without it.
+        ConfigError: "fp16" on a CPU, or "bf16" on a GPU without support.
     """
     gpu = torch.cuda.is_available()
     has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -58,58 +61,43 @@ def precision(wanted: str) -> tuple[str, bool, bool]:
 
 
 def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> TAMPOConfig:
-    """The `TAMPOConfig` of a training in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
+    """The `TAMPOConfig` of a training run in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
 
     Raises:
-        ConfigError: The rollouts of a step do not go evenly on the processes, or the precision is not to be had.
+        ConfigError: The processes cannot share the rollouts of a step evenly, or the precision is not supported.
     """
     dtype, bf16, fp16 = precision(config.precision)
     rollouts, at_once = config.prompts_per_step * config.num_generations, config.per_device_train_batch_size * processes
     if rollouts % at_once:
         raise ConfigError(
-            f"{rollouts} rollouts a step do not go evenly on {processes} processes in micro-batches of "
+            f"{rollouts} rollouts per step cannot be divided over {processes} processes in micro-batches of "
             f"{config.per_device_train_batch_size}: change per_device_train_batch_size or the number of processes."
         )
+    values = {
+        "temperature_candidates": list(config.temperature_candidates),
+        "report_to": list(config.report_to),
+        "vllm_server_base_url": config.vllm_server_base_url if config.rollout_engine == "vllm-server" else None,
+    }
     return TAMPOConfig(
+        **(config.model_dump(include=set(_SHARED)) | values),
         output_dir=str(folder),
-        seed=config.seed,
-        max_steps=config.max_steps,
-        per_device_train_batch_size=config.per_device_train_batch_size,
         gradient_accumulation_steps=rollouts // at_once,
-        num_generations=config.num_generations,
-        max_completion_length=config.max_completion_length,
-        learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_steps,
-        max_grad_norm=config.max_grad_norm,
-        beta=config.beta,
-        loss_type=config.loss_type,
-        temperature_controller=config.temperature_controller,
-        temperature_controller_kwargs=config.temperature_controller_kwargs,
-        temperature=config.temperature,
-        temperature_candidates=list(config.temperature_candidates),
         meta_alpha=config.alpha,
         meta_top_p=config.p,
         meta_likelihood=config.likelihood,
-        meta_warmup_ratio=config.meta_warmup_ratio,
-        meta_warmup_temperature=config.meta_warmup_temperature,
-        scoring_batch_size=config.scoring_batch_size,
         model_init_kwargs={"dtype": dtype},
         use_cpu=not torch.cuda.is_available(),
         bf16=bf16,
         fp16=fp16,
-        gradient_checkpointing=config.gradient_checkpointing,
         use_vllm=config.rollout_engine != "transformers",
         vllm_mode="server" if config.rollout_engine == "vllm-server" else "colocate",
-        vllm_server_base_url=config.vllm_server_base_url if config.rollout_engine == "vllm-server" else None,
-        vllm_gpu_memory_utilization=config.vllm_gpu_memory_utilization,
-        # A model's own limit may be longer than the cache of a shared GPU can hold.
+        # The model's own limit may exceed the cache of a shared GPU.
         vllm_max_model_length=config.max_prompt_length + config.max_completion_length,
         logging_steps=1,
         save_strategy="steps",
         save_steps=CHECKPOINT_STEPS,
-        save_total_limit=2,  # the older one is whole while the newer one is being written
-        report_to=list(config.report_to),
+        save_total_limit=2,  # the older one stays complete while the newer one is written
         run_name=folder.parent.name,
         project="tampo",
         log_completions=True,
@@ -119,7 +107,7 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
 
 
 def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-    """TRL's `rollout_func` for the engine "transformers": `tampo.inference.sampling`, from torch's generator."""
+    """TRL's `rollout_func` for the engine "transformers": `tampo.inference.sampling` with torch's generator."""
     prompt_ids = tokenize_prompts(trainer, prompts)
     args = cast(GRPOConfig, trainer.args)
     gather, limit = args.ds3_gather_for_generation, cast(int, args.max_completion_length)
@@ -131,22 +119,22 @@ def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
 def train(
     config: TrainingConfig, folder: Path, progress: Progress = lambda row: None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train and leave the model in `folder`/model, and every rollout in `folder`/rollouts.parquet.
+    """Train; write the model to `folder`/model and every rollout to `folder`/rollouts.parquet.
 
-    Checkpoints go to `folder`/checkpoints; where that holds a whole one, the run goes on from it and ends in the
-    same weights and log as if it had not been interrupted.
+    Checkpoints are in `folder`/checkpoints. A run that resumes from one ends with the same weights and log as an
+    uninterrupted run.
 
     Args:
-        config: The training.
-        folder: Where to work. It may hold the checkpoints of an interrupted run of the same config.
+        config: The training run.
+        folder: The working folder; it may hold checkpoints of an interrupted run of the same config.
         progress: Called with each step's row of the log.
 
     Returns:
-        TRL's log, one row a step, and where the training data came from.
+        TRL's log, one row per step, and the source of the training data.
 
     Raises:
-        Interrupted: By Ctrl-C or SIGTERM, after the step that ran and with a checkpoint of it.
-        DamagedCheckpoint: The checkpoint to go on from is not what was written.
+        Interrupted: By Ctrl-C or SIGTERM, after the current step and its checkpoint.
+        DamagedCheckpoint: A file of the newest checkpoint was changed.
     """
     checkpoints = folder / "checkpoints"
     with _trackers(config, folder), stop_on_signals() as stop:
@@ -155,39 +143,39 @@ def train(
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
         step = trainer.state.global_step
         if step < config.max_steps:
-            raise Interrupted(f"Stopped after step {step} of {config.max_steps}. The same command goes on from there.")
+            raise Interrupted(f"Stopped after step {step} of {config.max_steps}. The same command resumes from there.")
         trainer.save_model(str(folder / "model"))
         trainer.create_model_card(model_name=folder.name)
         if trainer.is_world_process_zero():
             shutil.copy(checkpoints / "README.md", folder / "model" / "README.md")
-            _keep_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
-    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the time of day in it
+            _join_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
+    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle that contains the time of day
     return [row for row in trainer.state.log_history if "loss" in row], source
 
 
 @contextmanager
 def _trackers(config: TrainingConfig, folder: Path) -> Iterator[None]:
-    """Where trackers write, unless the user has said it; the next training of this process writes elsewhere."""
+    """Set the trackers' output for one training run, unless the user has set it."""
     for tracker in config.report_to:
         if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(f"report_to {tracker} needs a package that is not there: pip install 'tampo[tracking]'.")
-    # Beside the record, which is known by its files: one folder for each training, so that each is a curve of its own.
-    places = {"TENSORBOARD_LOGGING_DIR": f"{folder}.tensorboard", "WANDB_PROJECT": "tampo"}
-    own = {name: value for name, value in places.items() if name not in os.environ}
-    os.environ.update(own)
+            raise ConfigError(f"report_to {tracker} needs a package to install: pip install 'tampo[tracking]'.")
+    # Outside the record, whose files are checked; one folder per training run, so that each has its own curve.
+    outputs = {"TENSORBOARD_LOGGING_DIR": f"{folder}.tensorboard", "WANDB_PROJECT": "tampo"}
+    added = {name: value for name, value in outputs.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in own:
+        for name in added:
             del os.environ[name]
 
 
-def _keep_rollouts(folder: Path, target: Path) -> None:
-    """One file of TRL's tables of completions, one a step; a step that was taken again has replaced its table."""
+def _join_rollouts(folder: Path, target: Path) -> None:
+    """Join TRL's tables of completions, one per step, into one file with a row group per step."""
     tables = [parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
-    rows = max(len(table) for table in tables)  # in a row group: who reads one step need not read the others
+    rows = max(len(table) for table in tables)
     with atomic_path(target) as temporary:
-        # A column that is empty in one step has no type there.
+        # "permissive", because a column that is empty in one step has no type there.
         table = pyarrow.concat_tables(tables, promote_options="permissive")
         parquet.write_table(table, temporary, row_group_size=rows, compression="zstd")
 
@@ -199,14 +187,14 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     rollout_func: RolloutFunction | None = sample_rollouts,
 ) -> tuple[GRPOTrainer, dict[str, Any]]:
-    """The trainer of a config, with its model, data and rewards, and where the training data came from.
+    """The trainer of a config, with its model, data and rewards, and the source of the training data.
 
     Args:
-        config: The training.
+        config: The training run.
         checkpoints: Folder for checkpoints.
-        trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which leaves the controller's parameters unread.
+        trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which ignores the controller.
         callbacks: Further callbacks.
-        rollout_func: Who samples rollouts for the engine "transformers"; None for TRL itself.
+        rollout_func: Samples rollouts for the engine "transformers"; None: TRL does.
     """
     suite, path = get_suite(config.suite), model_folder(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
@@ -241,33 +229,33 @@ class _ProgressCallback(TrainerCallback):
 
 
 class _CheckpointCallback(TrainerCallback):
-    """Seals each checkpoint, and when a stop is asked for, makes one and ends the training."""
+    """Seals each checkpoint. When a stop is requested, it saves one and ends the training run."""
 
     def __init__(self, folder: Path, stop: StopRequest) -> None:
         self._folder, self._stop = folder, stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _anywhere(bool(self._stop)):
-            self._stop.ask()
-            control.should_save = True  # which waits for the end of a generation batch (MetaPolicyCallback)
+        if _any_process(bool(self._stop)):
+            self._stop.requested = True
+            control.should_save = True  # MetaPolicyCallback delays it to the end of a generation batch
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        spoilt = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
-        if spoilt:  # not sealed, so that nobody goes on from it
-            raise NonFiniteLoss(f"After step {state.global_step}, weights are not finite: {', '.join(spoilt[:3])}.")
+        broken = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
+        if broken:  # not sealed, so that no run resumes from it
+            raise NonFiniteLoss(f"After step {state.global_step}, weights are not finite: {', '.join(broken[:3])}.")
         if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its part
+            torch.distributed.barrier()  # all processes have written their files
         if state.is_world_process_zero:
             seal_checkpoint(self._folder / f"checkpoint-{state.global_step}")
         if self._stop:
             control.should_training_stop = True
 
 
-def _anywhere(asked: bool) -> bool:
+def _any_process(requested: bool) -> bool:
     """Whether any process was asked to stop: a signal may reach them in different steps."""
     if not torch.distributed.is_initialized():
-        return asked
+        return requested
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    flag = torch.tensor(int(asked), device=device)
+    flag = torch.tensor(int(requested), device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)

@@ -1,4 +1,4 @@
-"""What a training starts from: the model's folder, the problems, and the rewards of their answers."""
+"""The inputs of a training run: the model's folder, the problems, and the reward functions."""
 
 from pathlib import Path
 
@@ -16,22 +16,22 @@ from tampo.tasks.suites import Suite, get_suite
 
 
 def model_folder(model: str) -> str:
-    """What transformers loads for a config's `model`: the folder of a model that is shipped, else the value itself."""
+    """What transformers loads for a config's `model`: the folder of a bundled model, else the value itself."""
     return str(mini_model_path(model)) if model in RECIPES else model
 
 
 def model_revision(model: str) -> str | None:
-    """SHA-256 of a local model's weights, which a stored run is known by; None for a model that is not local."""
+    """SHA-256 of a local model's weights; None for a model on the hub."""
     weights = Path(model_folder(model), "model.safetensors")
     return sha256(weights) if weights.is_file() else None
 
 
 def load_training_data(config: TrainingConfig) -> Loaded:
-    """The training set of a config, without what is in the benchmarks where `drop_overlaps` says so.
+    """The training set of a config; with `drop_overlaps`, without the problems of the benchmarks.
 
     Raises:
-        DataError: A published set that is missing or changed.
-        ConfigError: Every problem was in a benchmark, or the suite is mini, where `drop_overlaps` has no meaning.
+        DataError: A published data set is missing or changed.
+        ConfigError: `drop_overlaps` leaves no problem, or the suite is mini, which has no overlaps.
     """
     loaded = _whole_training_set(config)
     if not config.drop_overlaps:
@@ -43,7 +43,7 @@ def load_training_data(config: TrainingConfig) -> Loaded:
 
 
 def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int) -> Loaded:
-    """The training set without problems whose prompt is longer than `limit` tokens.
+    """The training set without problems whose prompt has more than `limit` tokens.
 
     Raises:
         ConfigError: No problem is left.
@@ -62,8 +62,8 @@ def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
     """Training problems that are in a benchmark of the suite: (training id, benchmark's id, "equal" or "near 0.83").
 
     Raises:
-        DataError: A published set that is missing or changed.
-        ConfigError: The suite is mini, whose splits share no question.
+        DataError: A published data set is missing or changed.
+        ConfigError: The suite is mini, which has no overlaps.
     """
     return overlaps(_whole_training_set(config).problems, _all_benchmarks(config))
 
@@ -74,10 +74,10 @@ def _whole_training_set(config: TrainingConfig) -> Loaded:
 
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
-    if config.suite.startswith("mini"):  # sums that differ in a sign would count as the same
-        raise ConfigError("The splits of the mini tasks share no question; overlaps are of published sets.")
-    suite, place = get_suite(config.suite), (config.data_dir, config.data_revision)
-    return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *place).problems]
+    if config.suite.startswith("mini"):  # sums that differ in a sign would count as overlaps
+        raise ConfigError("The splits of the mini tasks share no question; overlaps exist in published sets only.")
+    suite, source = get_suite(config.suite), (config.data_dir, config.data_revision)
+    return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *source).problems]
 
 
 def reward_functions(

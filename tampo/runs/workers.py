@@ -1,14 +1,14 @@
-"""Jobs on this machine: worker processes that carry out one job after the other.
+"""Jobs on this machine: worker processes that run one job after another.
 
-loky starts them without importing the caller's main module (notebooks and plain scripts need no guard), passes them
-their calls, and notices one that dies. This module adds what loky does not do:
+loky starts the workers without importing the caller's main module (notebooks and plain scripts need no guard), passes
+them their calls, and detects one that dies. This module adds what loky does not do:
 
 - loky stops a busy worker by SIGKILL only, and a worker outlives its parent until its call ends. Here it gets SIGTERM
   in both cases, so that a training run saves a checkpoint first (`stop_with_parent`).
-- In loky's pools, a worker that dies takes the others with it. Here each worker is a pool of one.
-- Each job has a log of its own.
+- In loky's pools, a worker that dies breaks the pool. Here each worker is a pool of one.
+- Each job has its own log.
 
-submitit's local executor starts two new processes per job, so that each job would pay for the imports again.
+submitit's local executor starts two new processes per job, so that each job would repeat the imports.
 """
 
 import json
@@ -38,7 +38,7 @@ class RunFailed(RuntimeError):
 
 
 class Task(NamedTuple):
-    """A job to start: the name of its evaluation's folder, its JSON text for `carry_out`, the attempt (from 1)."""
+    """A job to start: the name of its evaluation's folder, its JSON text for `run_job`, the attempt (from 1)."""
 
     name: str
     order: str
@@ -49,16 +49,16 @@ class Workers:
     """Jobs on this machine.
 
     Args:
-        folder: Where each job's log is written, as <name>.log.
+        folder: Folder of the logs, <name>.log.
         count: Jobs at a time; default: one per available core.
-        gpus: GPUs per job; each worker keeps its own.
+        gpus: GPUs per job; each worker keeps the same ones.
 
     Raises:
         ConfigError: This machine has too few GPUs.
     """
 
     notice = "Stopping the jobs; each saves within a step."
-    stopped = "What was done is kept; the same command resumes from there."
+    stopped = "Finished work is kept; the same command resumes it."
 
     def __init__(self, folder: Path, count: int | None = None, gpus: int = 0) -> None:
         self._folder, self._workers = folder, [Worker() for _ in range(count or cpu_count())]
@@ -73,10 +73,10 @@ class Workers:
         self._parent, self._alive = Pipe(duplex=False)  # workers stop when the second end is closed
 
     def find(self, name: str) -> None:
-        """The attempt that an earlier call left running: none, as workers end with the process that started them."""
+        """No attempt of an earlier call is left, because workers end with the process that started them."""
 
     def submit(self, tasks: Iterator[Task]) -> list["Worker"]:
-        """Start the first of the tasks, as many as there are free workers."""
+        """Start the first of the tasks, one per free worker."""
         free = sorted((worker for worker in self._workers if not worker.busy), key=lambda worker: worker.pool is None)
         self._folder.mkdir(parents=True, exist_ok=True)
         return [worker.start(task, self._folder, self._parent) for worker, task in zip(free, tasks, strict=False)]
@@ -93,7 +93,7 @@ class Workers:
 
 
 class Worker:
-    """A process that carries out one job at a time, and stands for the job that it has."""
+    """A process that runs one job at a time; its methods describe the current job."""
 
     def __init__(self) -> None:
         self.environment: dict[str, str] = {}
@@ -101,9 +101,9 @@ class Worker:
         self.busy = False
 
     def start(self, task: Task, folder: Path, parent: Connection) -> "Worker":
-        """Start a job; the process stops when `parent` is closed at its other end."""
+        """Start a job; the process stops when the other end of `parent` is closed."""
         self.busy, self.log, self._order = True, folder / f"{task.name}.log", json.loads(task.order)
-        call = (_work, task.order, str(self.log), task.attempt > 1)
+        call = (_run_logged, task.order, str(self.log), task.attempt > 1)
         try:
             self._future = self._process(parent).submit(*call)
         except BrokenProcessPool:  # it died between two jobs
@@ -114,11 +114,11 @@ class Worker:
     def _process(self, parent: Connection) -> ProcessPoolExecutor:
         if self.pool is None:
             environment = worker_environment() | self.environment
-            self.pool = ProcessPoolExecutor(1, initializer=_begin, initargs=(parent,), env=environment)
+            self.pool = ProcessPoolExecutor(1, initializer=_prepare, initargs=(parent,), env=environment)
         return self.pool
 
     def state(self) -> Literal["running", "ended"]:
-        """State of the job. Once it has ended, the worker can be given another one."""
+        """State of the job. Once it has ended, the worker can start another one."""
         if not self._future.done():
             return "running"
         self.busy = False
@@ -135,37 +135,37 @@ class Worker:
         return " ".join(str(died).split()) if died else self._future.result()
 
     def close(self) -> None:
-        """End the process, after its job."""
+        """End the process after its job."""
         if self.pool is not None:
             self.pool.shutdown()
         self.pool = None
 
 
-def _begin(parent: Connection) -> None:
+def _prepare(parent: Connection) -> None:
     """Prepare a new worker."""
-    _print_to(os.devnull)
-    # A terminal's Ctrl-C goes to all processes; the one that started the jobs decides what it means.
+    _redirect_output(os.devnull)
+    # A terminal sends Ctrl-C to all processes, but the one that started the jobs handles it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     stop_with_parent(parent)
 
 
-def _work(order: str, log: str, append: bool) -> str | None:
-    """Carry out a job in a worker; returns why it failed. The traceback is in the log."""
-    _print_to(log, append)
+def _run_logged(order: str, log: str, append: bool) -> str | None:
+    """Run a job in a worker; returns why it failed. The traceback is in the log."""
+    _redirect_output(log, append)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        carry_out(order)
+        run_job(order)
         return None
     except BaseException as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two jobs the process just ends
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between jobs SIGTERM ends the process
 
 
-def _print_to(path: str, append: bool = False) -> None:
-    """Send what this process and its children print to a file."""
+def _redirect_output(path: str, append: bool = False) -> None:
+    """Redirect the output of this process and its children to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -174,10 +174,10 @@ def _print_to(path: str, append: bool = False) -> None:
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Signal handler of a job. A training run has its own, which stops after the current step."""
-    raise Interrupted("Stopped on request; what was done is kept.")
+    raise Interrupted("Stopped on request; finished work is kept.")
 
 
-def carry_out(order: str) -> None:
+def run_job(order: str) -> None:
     """Make the records of the job described by `Job.order`, in this process and with one torch thread.
 
     Raises:
@@ -194,8 +194,8 @@ def carry_out(order: str) -> None:
 
 
 def _launch(command: list[str]) -> None:
-    """Run a launcher. On a stop, signal every process that it started, and wait until the last one has saved."""
-    # torch's launcher would kill its processes 30 s after a stop, less than a step may take.
+    """Run a launcher. On a stop, signal all of its processes and wait until the last one has saved."""
+    # torch's launcher would kill its processes 30 s after a stop, which may be less than a step takes.
     settings = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(
@@ -205,7 +205,7 @@ def _launch(command: list[str]) -> None:
         try:
             sys.stdout.writelines(output)
         except Interrupted:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut off the waiting
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not end the waiting
             os.killpg(process.pid, signal.SIGTERM)
             sys.stdout.writelines(output)  # ends when the last process has closed it
             raise
@@ -214,21 +214,21 @@ def _launch(command: list[str]) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment of a process that carries out jobs: one thread, and the tampo of this process.
+    """Environment of a process that runs jobs: one thread, and the tampo of this process.
 
-    One thread, because a model small enough for a CPU gains nothing from more, and two processes with two threads each
-    on two cores are several times slower than with one each.
+    One thread, because a small model gains nothing from more, and two processes with two threads each on two cores
+    are several times slower than with one each.
     """
-    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-    # loky would replace a worker that holds 300 MB more than after its first job, and the imports be paid again.
-    return own | this_tampo() | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
+    settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    settings |= {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+    # Otherwise loky replaces a worker that grows by 300 MB after its first job, and the imports are repeated.
+    return settings | this_tampo() | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
 
 
 def this_tampo() -> dict[str, str]:
     """Environment in which `python -P` imports the tampo of this process, not one in the working directory."""
-    return {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    }
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _visible_gpus() -> list[str]:

@@ -47,7 +47,7 @@ def project(tmp_path):
     make_store(root / RUNS)
     notebook = nbformat.read(ROOT / "notebooks" / "explore.ipynb", as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source += f'\nparams, TRAIN, steps = "smoke", False, {PARAMS.max_steps}'
+    parameters.source += f'\nparams, TRAIN, max_steps = "smoke", False, {PARAMS.max_steps}'
     nbformat.write(notebook, root / "notebooks" / "explore.ipynb")
     return root
 
@@ -144,7 +144,7 @@ def test_explore(page, project):
     expect = playwright.expect
     controls = page.locator(".widget-vbox").first
     pictures = controls.locator("img.widget-image").all()  # policy, curves, likelihood
-    expect(controls).to_contain_text("Step 4 of 6. 5 of 6 trainings.")
+    expect(controls).to_contain_text("Step 4 of 6. 5 of 6 runs.")
     expect(controls.locator("th")).to_have_count(5)
     expect(controls).to_contain_text("tampo, seed 0, step 4, sum-1, rollout 1")
 
@@ -172,7 +172,7 @@ def test_explore(page, project):
     assert [picture.get_attribute("src") for picture in pictures[:2]] == before[:2]
 
     # A training under way beside a finished one; it takes two more steps, then another while it is followed.
-    page.get_by_label("Trainings").select_option(["TAMPO, seed 1, at step 3 of 6", "TAMPO, seed 0"])
+    page.get_by_label("Runs").select_option(["TAMPO, seed 1, at step 3 of 6", "TAMPO, seed 0"])
     expect(controls.locator("th")).to_have_count(2)
     expect(controls).to_contain_text("The rollouts of step 5 are not there, or not yet.")
     folder = RunStore(project / RUNS).folder("training", identity(TRAINED[-1], seed=1))
@@ -182,7 +182,7 @@ def test_explore(page, project):
     before = [picture.get_attribute("src") for picture in pictures]
     controls.locator(".widget-play button").first.click()
     take_steps(folder, TRAINED[-1], 1, range(6, 7))
-    expect(page.get_by_label("Trainings")).to_contain_text("TAMPO, seed 1, at step 6 of 6")
+    expect(page.get_by_label("Runs")).to_contain_text("TAMPO, seed 1, at step 6 of 6")
     for picture, address in zip(pictures[:2], before[:2], strict=True):
         expect(picture).not_to_have_attribute("src", address)
     controls.locator(".widget-play button").first.click()  # which is "pause" now

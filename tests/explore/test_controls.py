@@ -13,10 +13,10 @@ import papermill
 import pytest
 
 from tampo.explore import controls as explore
-from tampo.explore.controls import Explorer, choose, live, middle_step, telling_rollout
+from tampo.explore.controls import Explorer, best_rollout, choose, live, middle_step
 from tampo.explore.figures import CURVES, curves_figure, likelihood_figure, mark_step, png, policy_figure
 from tampo.explore.histories import find_histories, meta_policy_probabilities, read_step
-from tampo.explore.text import completions_html, plain_text, problems, telling_problem, visible
+from tampo.explore.text import completions_html, mixed_problem, plain_text, problems, visible
 from tampo.paper.experiments import TRAINED
 from tampo.runs.store import RunStore
 from tests.explore.small_store import (
@@ -118,7 +118,7 @@ def test_likelihood_curves_and_their_optimum(snapshots):
 def test_likelihoods_that_are_not_there(snapshots):
     snapshot = snapshots[0]
     snapshot.rollouts["log_likelihoods"] = None
-    with pytest.raises(ValueError, match="not there, or not yet"):
+    with pytest.raises(ValueError, match="not available"):
         likelihood_figure(snapshot, "sum-1", 1)
 
 
@@ -182,11 +182,11 @@ def test_without_rollouts_the_reason_stands_there(tmp_path, monkeypatch):
     store = RunStore(tmp_path / "runs")
     folder = add_finished(store, TRAINED[0], with_rollouts=False)
     old = read_step(find_histories(store.root)[0], 2)
-    assert (problems([old]), telling_problem([old]), telling_rollout([old], None)) == ([], None, None)
+    assert (problems([old]), mixed_problem([old]), best_rollout([old], None)) == ([], None, None)
     assert f"remove the folder runs/{folder.name}" in completions_html([old], None)
     add_finished(store, TRAINED[-1])
     both = [read_step(history, 2) for history in find_histories(store.root)]
-    text = completions_html(both, telling_problem(both))
+    text = completions_html(both, mixed_problem(both))
     assert f"remove the folder runs/{folder.name}" in text
     assert "tampo, seed 0, step 2" in text
 
@@ -194,7 +194,7 @@ def test_without_rollouts_the_reason_stands_there(tmp_path, monkeypatch):
 def test_another_seed_has_other_problems(snapshots):
     snapshots[0].rollouts["problem_id"] = "other"
     assert problems(snapshots) == ["other", *PROBLEMS]
-    assert "not among those of the step" in completions_html(snapshots, "sum-1")
+    assert "not in this step" in completions_html(snapshots, "sum-1")
 
 
 def test_first_choice(store):
@@ -205,7 +205,7 @@ def test_first_choice(store):
     assert middle_step(chosen) == 4
     assert middle_step(histories) == 2, "a training under way has fewer steps"
     assert choose(histories, store, [PARAMS.training(alpha=0.3)]) == histories[:1]
-    with pytest.raises(FileNotFoundError, match="no training yet"):
+    with pytest.raises(FileNotFoundError, match="No training run"):
         choose([], store, wanted)
 
 
@@ -241,7 +241,7 @@ def test_a_control_renews_what_depends_on_it_and_nothing_else(explorer):
     assert explorer.made == [*one[:4], *one[-2:]]
     assert explorer.completions.value.count("<th ") == 2
     explorer.runs.value = ()
-    assert "Choose one training" in explorer.status.value
+    assert "Choose one or more runs" in explorer.status.value
 
 
 def test_following_a_training_under_way(explorer, store):
@@ -290,7 +290,7 @@ def test_executed_without_a_front_end(tmp_path, monkeypatch):
     """The notebook as GitHub shows it: pictures and a table, no widget."""
     monkeypatch.chdir(make_project(tmp_path))
     make_store(tmp_path / "results" / "smoke" / "runs")
-    given = {"params": "smoke", "steps": PARAMS.max_steps, "TRAIN": False, "STEP": 5}
+    given = {"params": "smoke", "max_steps": PARAMS.max_steps, "TRAIN": False, "STEP": 5}
     papermill.execute_notebook("notebooks/explore.ipynb", "out.ipynb", given, progress_bar=False)
     shown = outputs("out.ipynb")
     assert shown["png"] == 3

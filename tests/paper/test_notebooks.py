@@ -46,7 +46,7 @@ def test_make_smoke(project):
     for path in made:
         shown = outputs(path)
         assert str(project) not in path.read_text(), "no path of a machine in what is shared"
-        if "runs are there" in shown["text"]:
+        if "records exist" in shown["text"]:
             assert "making" not in shown["text"], f"{path.stem} trains what `reproduce` did not know of"
         assert (shown["html"] and (folder / f"{path.stem}.csv").is_file()) or shown["png"], path.stem
         manifest = json.loads((folder / f"{path.stem}.manifest.json").read_text())
@@ -80,11 +80,11 @@ def test_make_smoke(project):
         assert again == first, "the same bits twice"
     given = {"params": "smoke", "alpha": 0.1, "seeds": "0"}
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
-    assert "6 of 6 runs are there." in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
+    assert "6 of 6 records exist." in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
     assert json.loads((folder / "table1.manifest.json").read_text())["params"]["alpha"] == 0.1
     given["p"] = 0.3
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
-    assert "5 of 6 runs are there, making 1" in outputs("other.ipynb")["text"]
+    assert "5 of 6 records exist; making 1" in outputs("other.ipynb")["text"]
 
 
 def test_an_unknown_parameter_fails(project):

@@ -115,7 +115,7 @@ def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
     step = wait_for_step(process, training, 3)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1].decode()
-    assert "Stopping after this step; what was done is kept." in said
+    assert "Stopping after this step; finished work is kept." in said
     stopped = int(re.search(r"Stopped after step (\d+) of 7", said)[1])
     assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
     assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_starts_anew(tmp_path, name):
     before = sorted(path.name for path in (training / "checkpoints").iterdir())
     status, said = run(tmp_path)
     assert status == 1
-    assert re.search(rf"DamagedCheckpoint: .*{name} is not what was written. Remove the folder", said)
+    assert re.search(rf"DamagedCheckpoint: .*{name} was changed after it was written. Remove the folder", said)
     assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
 
 

@@ -46,7 +46,7 @@ def test_jobs_return_their_records_in_order(finished):
     assert [training is None for training, _ in records] == [False, False, True, False]
     assert records[0] == records[3]
     assert records[0] != records[1]
-    assert lines[0].startswith("0 of 3 runs are there, making 3")
+    assert lines[0].startswith("0 of 3 records exist; making 3")
     assert sum("done (" in line for line in lines) == 3
     assert any("|" in line for line in lines), "two at a time"
 
@@ -69,7 +69,7 @@ def test_a_training_leaves_model_log_and_manifest(finished):
     assert len(metrics) == 2
     assert {"loss", "reward", "temperature", "meta_policy/entropy", "meta_policy/p(0.6)"} <= set(metrics.columns)
     assert not {"step_time"} & set(metrics.columns)
-    assert training.manifest["seconds_a_step"] > 0
+    assert training.manifest["seconds_per_step"] > 0
 
 
 def test_an_evaluation_keeps_every_sample(finished):
@@ -86,7 +86,7 @@ def test_a_second_call_makes_nothing(finished):
     store, jobs, records, _ = finished
     lines = []
     assert run_jobs(store, jobs, say=lines.append) == records
-    assert lines == ["3 of 3 runs are there."]
+    assert lines == ["3 of 3 records exist."]
 
 
 def test_the_same_params_give_the_same_bits(finished, tmp_path):

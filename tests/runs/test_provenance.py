@@ -9,7 +9,7 @@ import pytest
 
 from tampo import project
 from tampo.config import load_params
-from tampo.runs.store import provenance
+from tampo.runs import provenance
 
 ROOT = Path(__file__).parents[2]
 

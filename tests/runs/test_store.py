@@ -72,16 +72,16 @@ def test_the_command_line_says_what_to_do_about_a_full_disk(monkeypatch, capsys)
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/mini/runs/x")
 
-    monkeypatch.setattr(RunStore, "train", fail)
+    monkeypatch.setattr("tampo.runs.pipeline.train", fail)
     assert main(["train", "smoke"]) == 1
     said = capsys.readouterr().err
     assert "No space left on device: 'results/mini/runs/x'" in said
     assert "the same command goes on once it can write" in said
 
     def interrupt(*args):
-        raise Interrupted("Stopped after step 3 of 7. The same command goes on from there.")
+        raise Interrupted("Stopped after step 3 of 7. The same command resumes from there.")
 
-    monkeypatch.setattr(RunStore, "train", interrupt)
+    monkeypatch.setattr("tampo.runs.pipeline.train", interrupt)
     assert main(["train", "smoke"]) == 130
     assert "Stopped after step 3 of 7" in capsys.readouterr().err
 

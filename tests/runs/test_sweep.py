@@ -122,7 +122,7 @@ def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypa
     assert first.returncode == 130
     assert re.search(r"tampo +0 +running +1 .*\n *linear +0 +waiting +0", shown)
     assert "Stopping the jobs; each saves within a step." in said
-    assert "tampo: What was done is kept; the same command resumes from there." in said
+    assert "tampo: Finished work is kept; the same command resumes it." in said
     assert working_in(in_project) == []
     (log,) = runs.glob("evaluation-*.log")
     stopped = int(re.search(r"Stopped after step (\d+) of 12", log.read_text())[1])
@@ -135,9 +135,7 @@ def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypa
     )
     assert main(command[4:]) == 1
     shown = capsys.readouterr().out
-    assert re.search(
-        r"linear, seed 0 failed, and is tried once more; see results/smoke/runs/evaluation-\w+\.log", shown
-    )
+    assert re.search(r"linear, seed 0 failed; trying once more. See results/smoke/runs/evaluation-\w+\.log", shown)
     assert re.search(r"tampo +0 +done +1 *\n *linear +0 +failed +2", shown)
     report = re.search(
         r"linear, seed 0 failed \(RunFailed: .*\); the end of (results/smoke/runs/evaluation-\w+\.log):\n(.*)",
@@ -216,7 +214,7 @@ def test_a_stop_reaches_all_that_a_launcher_started_and_only_the_sweep_decides_o
     finally:
         workers.stop()
     assert update(run, store, attempts=2)
-    assert run.error == "Interrupted: Stopped on request; what was done is kept."
+    assert run.error == "Interrupted: Stopped on request; finished work is kept."
     assert (tmp_path / "saved").exists()
     assert "saved late" in run.log.read_text(), "waited for the last to save"
     assert (tmp_path / "thread").read_text() == "1"
@@ -306,7 +304,7 @@ def test_a_second_ctrl_c_says_something_too(monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_signals_reach_a_training_and_only_a_pre_emption_requeues(number, monkeypatch):
-    """`carry_out` as a training behaves: it is asked to stop, and then says that it was interrupted."""
+    """`run_job` as a training behaves: it is asked to stop, and then says that it was interrupted."""
     seen = []
 
     def train(order):
@@ -315,7 +313,7 @@ def test_signals_reach_a_training_and_only_a_pre_emption_requeues(number, monkey
             seen.append(bool(stop))
         raise Interrupted("saved")
 
-    monkeypatch.setattr("tampo.runs.slurm.carry_out", train)
+    monkeypatch.setattr("tampo.runs.slurm.run_job", train)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
     signal.signal(signal.SIGUSR2, lambda *arguments: seen.append("requeued"))

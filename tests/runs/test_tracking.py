@@ -38,7 +38,7 @@ def test_a_training_reports_to_tensorboard_and_has_a_card(tmp_path):
     assert "2602.11779" in card.content
     assert "None" not in card.content.replace('model="None"', "")
     said = blocks(card)
-    assert said["Sampling temperature"]["temperature_stages"] == [0.9, 1.2, 1.5]
+    assert said["Sampling temperature"]["stages"] == [0.9, 1.2, 1.5]
     assert said["Parameters"] == training_identity(params.training())
     assert said["Provenance"]["versions"] == record.manifest["versions"]
 

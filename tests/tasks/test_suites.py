@@ -103,7 +103,7 @@ def test_the_papers_trainer(tmp_path, monkeypatch):
     address = {"rollout_engine": "vllm-server", "vllm_server_base_url": "http://127.0.0.1:9"}
     served = trainer_config(load_params("paper").training(**address), tmp_path, processes=8)
     assert (served.use_vllm, served.vllm_mode, served.vllm_server_base_url) == (True, "server", "http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="256 rollouts a step do not go evenly on 7 processes"):
+    with pytest.raises(ConfigError, match="256 rollouts per step cannot be divided over 7 processes"):
         trainer_config(load_params("paper").training(), tmp_path, processes=7)
 
 
