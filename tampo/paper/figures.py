@@ -127,15 +127,15 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
             colour, line = _RIGHT if correct else _WRONG
             axes.plot(curve["temperature"], curve["mean_log_likelihood"], line, color=colour, linewidth=1.2)
             among = curve[np.isclose(curve["temperature"].to_numpy()[:, None], candidates).any(axis=1)]
-            best = among.loc[among["mean_log_likelihood"].idxmax()]
+            best = among.iloc[among["mean_log_likelihood"].to_numpy().argmax()]
             axes.plot(best["temperature"], best["mean_log_likelihood"], "*", color=colour, ms=9, mec="white", mew=0.5)
             ends.append((float(curve["mean_log_likelihood"].iloc[-1]), tokens, colour))
         _label_ends(axes, float(curves["temperature"].max()), ends)
         axes.set(xlabel="temperature T", ylabel="mean log-likelihood (nats per token, Eq. 6)", title=title)
         axes.set_xlim(curves["temperature"].min(), curves["temperature"].max())
         handles = [
-            Line2D([], [], color=_RIGHT[0], linestyle=_RIGHT[1], label="right"),
-            Line2D([], [], color=_WRONG[0], linestyle=_WRONG[1], label="wrong"),
+            Line2D([], [], color=_RIGHT[0], linestyle="-", label="right"),
+            Line2D([], [], color=_WRONG[0], linestyle="--", label="wrong"),
             Line2D([], [], color="0.3", linestyle="", marker="*", ms=9, label="T*"),
             Line2D([], [], color="0.94", linewidth=8, label="candidates"),
             Line2D([], [], color="0.6", linestyle=":", label=f"sampled at {sampled_at:g}"),

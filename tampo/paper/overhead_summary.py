@@ -157,7 +157,7 @@ def overhead_figure(tables: dict[str, pd.DataFrame]) -> Figure:
         panels, height = [["steps", "steps"], *panels], 5.6
     with style():
         figure = plt.figure(figsize=(9.0, height), layout="constrained")
-        axes = figure.subplot_mosaic(panels)
+        axes = figure.subplot_mosaic(panels)  # type: ignore[arg-type]
         if "steps" in tables:
             _draw_parts(axes["steps"], step_parts(tables["steps"]))
         times = tables["likelihoods"]
