@@ -171,7 +171,7 @@ def weight_table(
         sums = bootstrap_sums(real, length, trials, np.random.default_rng(derive_seed(seed, length)))
         for likelihood, values in (("sum", sums), ("mean", sums / length)):
             wide = pd.DataFrame(sparsemax(values), columns=pd.Index(list(candidates), name="temperature"))
-            table = wide.rename_axis("trial").stack().reset_index(name="weight")  # type: ignore[arg-type]
+            table = wide.rename_axis("trial").stack().reset_index(name="weight")  # type: ignore[call-overload]
             parts.append(table.assign(length=length, likelihood=likelihood))
     return pd.concat(parts, ignore_index=True)[["length", "likelihood", "trial", "temperature", "weight"]]
 
