@@ -1,7 +1,7 @@
 """Benchmarks of a scale: `python -m tampo.paper.bench [SCALE]`, or notebooks/overhead.ipynb, which shows the same.
 
-Each measurement is kept in the store of runs, and made once. Times are those of the machine that the manifest names,
-and mean something only where nothing else was running on it; ratios are of times that were taken in turns.
+Each measurement is made once and kept in the store of runs. Times are those of the machine named in the manifest, and
+are meaningful only if nothing else ran on it. Ratios compare times that were measured alternately.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from loky import cpu_count
 from transformers.utils.logging import disable_progress_bar
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params
-from tampo.files import atomic_path, write_text
-from tampo.paper.overhead import CASES, measure_steps, outer_loop_ratio, ratio, step_memory, step_ratio
+from tampo.files import atomic_path
+from tampo.paper.overhead import CASES, measure_steps, step_memory
 from tampo.paper.overhead_parts import (
     HeadShape,
     head_memory,
@@ -29,6 +29,8 @@ from tampo.paper.overhead_parts import (
     measure_likelihoods,
     measure_starts,
 )
+from tampo.paper.overhead_summary import format_summary, step_ratio, summarise
+from tampo.paper.tables import write_texts
 from tampo.project import project_root
 from tampo.runs.jobs import say_now
 from tampo.runs.pipeline import evaluation_identity, training_identity
@@ -44,9 +46,9 @@ class Size:
     """How much is measured.
 
     Attributes:
-        steps: Steps of a training. Few, so that cases follow each other before the machine's mood changes.
-        rounds: Trainings of each case.
-        long_rounds: Rounds of evaluations and of trainings with steps as large as the paper's.
+        steps: Steps of a training run. Few, so that the cases alternate quickly.
+        rounds: Training runs per case.
+        long_rounds: Rounds of evaluations, and of training runs with steps as large as the paper's.
         part_rounds: Rounds of the LM head and of start-up.
         head: The LM head; by default the paper's.
         paper_step: Changes that make steps as large as the paper's (section 4.1), and their number.
@@ -67,18 +69,12 @@ class Size:
     )
 
 
-_START_GOALS = {
-    "import tampo, beyond numpy": "< 1",
-    "tampo --help": "< 1.5",
-    "notebook, up to its first training": "< 10",
-}
-
 SIZES = {"smoke": Size(2, 1, 1, 2, HeadShape(64, 2000, 64), {})}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A benchmark: what decides its result, the threads it runs with, and how it is made."""
+    """A benchmark: the settings that determine its result, its number of threads, and the function that runs it."""
 
     identity: dict[str, Any]
     threads: int
@@ -96,11 +92,9 @@ class Measurement:
 def measurements(params: Params) -> dict[str, Measurement]:
     """The benchmarks of a scale by name.
 
-    "steps" (`tampo.paper.overhead.measure_steps`), "paper_steps" (the same with 32 x 8 rollouts), "memory" (peaks of
-    training runs in MB), "evaluation", "head", "head_memory", "likelihoods" and "starts" (of
-    `tampo.paper.overhead_parts`). The first four are left out for a model that does not ship with the package: its
-    steps may need several GPUs, which one process has not. Small models get one thread, as their runs do; an LM head
-    of the paper's size gets all cores.
+    Whole runs: "steps", "paper_steps" (with 32 x 8 rollouts), "memory" (peaks in MB) and "evaluation", with one thread
+    as in training. They are left out for models that do not ship with the package, which may need several GPUs. Parts:
+    "head", "head_memory", "likelihoods" and "starts". The LM head has the size of the paper's model and uses all cores.
     """
     size, cores = SIZES.get(params.scale, Size()), cpu_count()
     found = {}
@@ -136,27 +130,27 @@ def measurements(params: Params) -> dict[str, Measurement]:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What was measured: a table a benchmark, and the manifest of each by its record's name."""
+    """The results: a table for each benchmark, and the manifest of each record by its name."""
 
     tables: dict[str, pd.DataFrame]
     manifests: dict[str, dict[str, Any]]
 
     @property
     def machine(self) -> str:
-        """What it was measured on, in words."""
+        """The processors of the machines that were measured."""
         return ", and ".join(sorted({manifest["machine"] for manifest in self.manifests.values()}))
 
 
 def run_benchmarks(
-    params: Params, only: Collection[str] = (), again: bool = False, say: Callable[[str], None] = say_now
+    params: Params, only: Collection[str] = (), again: bool = False, log: Callable[[str], None] = say_now
 ) -> Benchmarks:
-    """Measure what is missing.
+    """Run the benchmarks that are missing; existing records are reused.
 
     Args:
         params: The scale.
         only: Names of `measurements`; by default all.
-        again: Measure anew what is there.
-        say: Where lines of progress go.
+        again: Measure anew even if there is a record.
+        log: Receives progress messages.
     """
     disable_progress_bar()  # of every model that is loaded
     store = RunStore.of(params)
@@ -168,13 +162,13 @@ def run_benchmarks(
         if again:
             store.forget(kind, measurement.identity)
         if store.load(kind, measurement.identity) is None:
-            say(f"Measuring {name.replace('_', ' ')}.")
-        record = store.make(kind, measurement.identity, partial(_keep, measurement))
+            log(f"Measuring {name.replace('_', ' ')}.")
+        record = store.make(kind, measurement.identity, partial(_save, measurement))
         tables[name], manifests[record.name] = pd.read_csv(record.folder / "table.csv"), record.manifest
     return Benchmarks(tables, manifests)
 
 
-def _keep(measurement: Measurement, folder: Path) -> dict[str, Any]:
+def _save(measurement: Measurement, folder: Path) -> dict[str, Any]:
     table = measurement()
     with atomic_path(folder / "table.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -182,121 +176,39 @@ def _keep(measurement: Measurement, folder: Path) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """The processors in words: model, cores of this process, and the GPU where there is one."""
-    words = f"{_processor()}, {cpu_count()} cores"
+    """The processor model, the cores of this process, and the GPU if there is one."""
+    processor = platform.processor() or platform.machine()
+    if (cpuinfo := Path("/proc/cpuinfo")).is_file():
+        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        processor = models[0].partition(":")[2].strip() if models else processor
+    words = f"{processor}, {cpu_count()} cores"
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def step_time(params: Params) -> tuple[Estimate, Benchmarks] | None:
-    """TAMPO's step time over that of TRL's GRPO on the same rollouts; None where steps are not measured."""
+    """TAMPO's step time divided by that of TRL's GRPO on the same rollouts; None if steps are not measured."""
     found = run_benchmarks(params, only=("steps",))
     return (step_ratio(found.tables["steps"], "tampo"), found) if found.tables else None
-
-
-def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the benchmarks say: ratios of times of one run, with 95 % intervals where there are pairs.
-
-    Args:
-        tables: All of `Benchmarks.tables`.
-
-    Returns:
-        Columns measured, value, low, high (NaN where nothing was repeated), unit and goal (what was aimed at).
-    """
-    rows = []
-    if "steps" in tables:
-        steps, memory = tables["steps"], tables["memory"].set_index("case")["megabytes"]
-        rows += [
-            _row("step of TAMPO / of TRL's GRPO, the same rollouts", step_ratio(steps, "tampo"), "≤ 1.01"),
-            _row("outer loop / rest of that step", outer_loop_ratio(steps, "tampo"), "≤ 0.01"),
-            _row("step as tampo trains / of TRL's GRPO", step_ratio(steps, "fast")),
-            _row("outer loop / rest of that step", outer_loop_ratio(steps, "fast")),
-            _row(
-                "step as tampo trains / of TRL's GRPO, 32 × 8 rollouts",
-                step_ratio(tables["paper_steps"], "fast"),
-                "≤ 0.6",
-            ),
-            _row("peak memory of TAMPO / of TRL's GRPO", memory["tampo"] / memory["grpo"]),
-        ]
-    head, peak = tables["head"], tables["head_memory"].iloc[0]
-    rows += [
-        _row("K likelihoods / LM head forward and backward", ratio(head["likelihoods"], head["head"]), "≤ 0.25"),
-        _row("K likelihoods, memory above the LM head's", peak["with likelihoods"] - peak["alone"], "≤ 256", "MB"),
-        *_growth(tables["likelihoods"]),
-    ]
-    if "evaluation" in tables:
-        speed = tables["evaluation"].assign(rate=lambda table: table["tokens"] / table["seconds"])
-        rates = speed.pivot(index="round", columns="case", values="rate")
-        rows += [
-            _row("evaluation, tokens a second / of model.generate", ratio(rates["tampo"], rates["generate"]), "> 1"),
-            _row("evaluation", float(rates["tampo"].mean()), unit="tokens a second"),
-        ]
-    for case, seconds in tables["starts"].groupby("case", sort=False)["seconds"]:
-        rows.append(_row(str(case), float(seconds.median()), _START_GOALS.get(str(case), ""), "s"))
-    return pd.DataFrame(rows)
-
-
-def _growth(times: pd.DataFrame) -> list[dict[str, Any]]:
-    """How the K likelihoods compare with the obvious loop, and grow with tokens and temperatures."""
-    seconds = times.pivot(index="round", columns=["case", "tokens", "temperatures"], values="seconds")
-    loop, sums = seconds["loop of log_softmax"], seconds["running sums"]
-    (tokens, k), *_ = loop.columns
-    whole, few = sums[tokens, k], sums[tokens // 4]
-    return [
-        _row(f"loop of {k} log_softmax / K likelihoods", ratio(loop[tokens, k], whole), "≥ 3"),
-        _row("K likelihoods of 8 times the tokens / 8", ratio(whole, 8 * sums[tokens // 8, k]), "about 1"),
-        _row(f"likelihoods of {k} temperatures / of 1", ratio(few[k], few[1]), f"< {k}"),
-    ]
-
-
-def _row(measured: str, found: Estimate | float, goal: str = "", unit: str = "") -> dict[str, Any]:
-    low, high = (found.low, found.high) if isinstance(found, Estimate) else (float("nan"), float("nan"))
-    value = found.value if isinstance(found, Estimate) else found
-    return {"measured": measured, "value": value, "low": low, "high": high, "unit": unit, "goal": goal}
-
-
-def format_summary(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as a reader sees it: columns measured, value (with interval and unit) and goal."""
-    values = [_cell(row) for _, row in summary.iterrows()]
-    return pd.DataFrame({"measured": summary["measured"], "value": values, "goal": summary["goal"]})
-
-
-def _cell(row: pd.Series) -> str:
-    digits = 0 if abs(row["value"]) >= 100 else 1 if abs(row["value"]) >= 2 else 3
-    text = f"{row['value']:.{digits}f}"
-    if pd.notna(row["low"]):
-        text += f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
-    return f"{text} {row['unit']}".strip()
 
 
 def write_benchmarks(found: Benchmarks, params: Params, folder: Path) -> list[Path]:
     """Write overhead.csv, overhead.md and overhead.manifest.json into `folder`; returns the paths."""
     summary = summarise(found.tables)
-    caption = f"Ratios of times that were taken in turns, 95 % intervals over pairs. Measured on {found.machine}."
+    caption = f"Ratios of times measured alternately, 95 % intervals over pairs. Measured on {found.machine}."
     table = format_summary(summary).to_markdown(index=False, disable_numparse=True)
-    paths = [folder / name for name in ("overhead.csv", "overhead.md", "overhead.manifest.json")]
-    write_text(paths[0], summary.to_csv(index=False, float_format="%.6g"))
-    write_text(paths[1], f"{caption}\n\n{table}\n")
-    write_manifest(paths[2], params, found.manifests)
+    texts = {"csv": summary.to_csv(index=False, float_format="%.6g"), "md": f"{caption}\n\n{table}\n"}
+    paths = [*write_texts(folder, "overhead", texts), folder / "overhead.manifest.json"]
+    write_manifest(paths[-1], params, found.manifests)
     return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m tampo.paper.bench", description="Measure what TAMPO costs (section 4.2)."
+        prog="python -m tampo.paper.bench", description="Measure the cost of TAMPO (section 4.2)."
     )
     parser.add_argument("scale", nargs="?", default="mini", help="a scale's name or a YAML file (default: mini)")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--again", action="store_true", help="measure anew even if there is a record")
     options = parser.parse_args(arguments)
     try:
         params = load_params(options.scale)

@@ -1,10 +1,9 @@
-"""What the paper claims, claim by claim: what was measured here, how sure it is, and a verdict.
+"""The paper's claims one by one: what was measured here, how certain it is, and a verdict.
 
-Verdicts follow one rule. A claim is "replicated" where its test rejects the opposite at 5 % after Holm's adjustment
-for the number of tests in the table; "not replicated" where the 95 % interval of the effect leaves out an effect as
-large as the published one (or, where none was published, any in the claimed direction); else "cannot tell".
-Claims of agreement (between seeds, of step times) have no such test: their interval is compared with the claimed
-bound.
+A claim is "replicated" if its test rejects the opposite at 5 % after Holm's adjustment for the number of tests in the
+table. It is "not replicated" if the 95 % interval of the effect excludes an effect as large as the published one (or,
+if none was published, any effect in the claimed direction). Otherwise the verdict is "cannot tell". Claims of agreement
+(between seeds, of step times) have no such test: their interval is compared with the claimed bound.
 """
 
 from collections.abc import Sequence
@@ -15,35 +14,34 @@ import numpy as np
 import pandas as pd
 
 from tampo.config import Params
-from tampo.files import write_text
-from tampo.paper.experiments import ABLATION_SEEDS, FIXED, Result, differences
+from tampo.paper.experiments import ABLATION_SEEDS, FIXED
 from tampo.paper.figures import WINDOW
 from tampo.paper.published_results import TABLES
+from tampo.paper.results import Result, differences
+from tampo.paper.tables import write_texts
 from tampo.stats import Estimate, deviation_interval, holm, mean_interval
 
 FIXED_KEYS = tuple(method.key for method in FIXED)
 LEVEL = 0.05
-TIME_MARGIN = 1.05  # more than this ratio of step times counts as measurable
-
-# The range of three normal draws is 1.69 standard deviations on average.
-_RANGE_OF_THREE = 1.69
+TIME_MARGIN = 1.05  # a larger ratio of step times counts as measurable
+_RANGE_OF_THREE = 1.69  # expected range of three normal draws, in standard deviations
 
 REPLICATED, NOT_REPLICATED, CANNOT_TELL = "replicated", "not replicated", "cannot tell"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper beside what was measured.
+    """A claim of the paper, and the measured effect.
 
     Attributes:
-        claim: What the paper says.
-        source: Where it says so.
-        statistic: What is measured here, and in which unit.
+        claim: What the paper claims.
+        source: Where.
+        statistic: What is measured here, with its unit.
         effect: The measured value.
-        published: The paper's value of the same statistic; None where it gives no number.
-        p_value: Probability of such an effect, or a larger one, where the claim does not hold; None: not a test.
-        bound: For claims of agreement, what the statistic must stay below; None for the others.
-        note: What a reader must know beside it.
+        published: The paper's value of the statistic; None if it gives none.
+        p_value: Probability of an effect at least as large if the claim is false; None if there is no test.
+        bound: For claims of agreement, the upper bound of the statistic; None for the others.
+        note: A remark for readers.
     """
 
     claim: str
@@ -55,14 +53,14 @@ class Claim:
     bound: float | None = None
     note: str = ""
 
-    def verdict(self, adjusted: float | None) -> str:
-        """The verdict, given the p-value after the adjustment for all tests (None for a claim of agreement)."""
+    def verdict(self, adjusted: float) -> str:
+        """The verdict, given the adjusted p-value (NaN for a claim of agreement)."""
         low, high = self.effect.low, self.effect.high
         if not (np.isfinite(low) and np.isfinite(high)):
             return CANNOT_TELL
         if self.bound is not None:
             return REPLICATED if high <= self.bound else NOT_REPLICATED if low > self.bound else CANNOT_TELL
-        if adjusted is not None and adjusted < LEVEL:
+        if adjusted < LEVEL:
             return REPLICATED
         return NOT_REPLICATED if high < (self.published or 0.0) else CANNOT_TELL
 
@@ -74,30 +72,20 @@ def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
         Columns claim, source, statistic, paper, value, low, high, p, p_holm (NaN for claims of agreement), verdict,
         note.
     """
-    tested = [claim for claim in claims if claim.p_value is not None]
-    adjusted = dict(zip(map(id, tested), holm([claim.p_value or 0.0 for claim in tested]), strict=True))
-    return pd.DataFrame(
-        {
-            "claim": claim.claim,
-            "source": claim.source,
-            "statistic": claim.statistic,
-            "paper": claim.published,
-            "value": claim.effect.value,
-            "low": claim.effect.low,
-            "high": claim.effect.high,
-            "p": claim.p_value,
-            "p_holm": adjusted.get(id(claim)),
-            "verdict": claim.verdict(adjusted.get(id(claim))),
-            "note": claim.note,
-        }
-        for claim in claims
-    )
+    tested = [claim.p_value is not None for claim in claims]
+    table = pd.DataFrame([vars(claim) | vars(claim.effect) for claim in claims])
+    table = table.rename(columns={"published": "paper", "p_value": "p"})
+    table["p_holm"] = np.nan
+    table.loc[tested, "p_holm"] = holm([claim.p_value for claim in claims if claim.p_value is not None])
+    table["verdict"] = [claim.verdict(p) for claim, p in zip(claims, table["p_holm"], strict=True)]
+    columns = ["claim", "source", "statistic", "paper", "value", "low", "high", "p", "p_holm", "verdict", "note"]
+    return table[columns]
 
 
 def all_claims(
     main: Result,
     alphas: Result,
-    nuclei: Result,
+    top_ps: Result,
     choice: Result | None,
     step_times: Estimate | None,
     warmup_steps: int,
@@ -105,10 +93,10 @@ def all_claims(
     """The claims of sections 4.2 to 4.4 and of appendices C and E.
 
     Args:
-        main: Table 1's runs.
-        alphas: Table 2's.
-        nuclei: Table 3's.
-        choice: Table 5's; None leaves its claim out.
+        main: The runs of Table 1.
+        alphas: The runs of Table 2.
+        top_ps: The runs of Table 3.
+        choice: The runs of Table 5; None leaves its claim out.
         step_times: TAMPO's step time over GRPO's, from `tampo.paper.bench.step_time`; None leaves its claim out.
         warmup_steps: Steps of the warm-up of TAMPO's runs in `main`.
     """
@@ -117,48 +105,45 @@ def all_claims(
         beats(main, FIXED_KEYS, "pass@8", 1, "TAMPO is above the best fixed temperature in Pass@8", "Table 1"),
         beats(main, ("linear",), "pass@1", 1, "TAMPO is above the linear schedule in Pass@1", "Table 1"),
         beats(alphas, ("alpha-0.01", "alpha-0.1"), "pass@1", 2, "α = 0.05 is the best of three in Pass@1", "Table 2"),
-        beats(nuclei, ("p-0.9", "p-0.5", "p-0"), "pass@1", 3, "p = 0.7 is the best of four in Pass@1", "Table 3"),
-        seeds_agree(main),
-        highest_reward(main),
-        *temperature_claims(main, warmup_steps),
-        *optimal_temperature_claims(main),
+        beats(top_ps, ("p-0.9", "p-0.5", "p-0"), "pass@1", 3, "p = 0.7 is the best of four in Pass@1", "Table 3"),
     ]
     if choice is not None:
-        task = beats(choice, ("grpo",), "pass@1", 5, "TAMPO is above GRPO with another base and task", "Table 5")
-        claims.insert(5, task)  # in the order of the tables
+        title = "TAMPO is above GRPO with another base and task"
+        claims.append(beats(choice, ("grpo",), "pass@1", 5, title, "Table 5"))
+    claims += [seeds_agree(main), highest_reward(main)]
+    claims += [*temperature_claims(main, warmup_steps), *optimal_temperature_claims(main)]
     if step_times is not None:
         claims.append(no_extra_time(step_times))
     return claims
 
 
-def beats(result: Result, rivals: Sequence[str], metric: str, table: int, claim: str, source: str) -> Claim:
-    """The claim that TAMPO's average is above each of `rivals`.
+def beats(result: Result, baselines: Sequence[str], metric: str, table: int, claim: str, source: str) -> Claim:
+    """The claim that TAMPO's average is above that of each baseline.
 
-    It holds only if it holds against every rival, so its p-value is the largest of theirs (an intersection-union
-    test, which needs no adjustment for the number of rivals). The effect shown is that against the rival with the
-    highest average here, which favours that rival a little: it was chosen for its luck too.
+    Its p-value is the largest over the baselines (an intersection-union test, which needs no adjustment for their
+    number). The effect is that against the best baseline here, which favours this baseline a little: it was chosen for
+    its luck too.
     """
-    estimates = {rival: mean_interval(differences(result, "tampo", rival, metric)) for rival in rivals}
-    best = min(estimates, key=lambda rival: estimates[rival].value)
-    rows = TABLES[table]
+    estimates = {baseline: mean_interval(differences(result, "tampo", baseline, metric)) for baseline in baselines}
+    best = min(estimates, key=lambda baseline: estimates[baseline].value)
     cell = "ECQA" if table == 5 else "Average"
-    published = rows["tampo"][metric][cell] - max(rows[rival][metric][cell] for rival in rivals)
+    published = {row: values[metric][cell] for row, values in TABLES[table].items() if row in ("tampo", *baselines)}
     return Claim(
         claim,
         source,
         f"average {metric.replace('pass', 'Pass')} above the best of the others, points",
         estimates[best],
-        round(published, 2),
+        round(published.pop("tampo") - max(published.values()), 2),
         max(estimate.p_greater for estimate in estimates.values()),
-        note=f"best of the others here: {best}" if len(rivals) > 1 else "",
+        note=f"best of the others here: {best}" if len(baselines) > 1 else "",
     )
 
 
 def seeds_agree(result: Result) -> Claim:
-    """The claim that trainings with other seeds end within a few tenths of a point of one another (Table 4)."""
-    own = result.scores[result.scores["method"] == "tampo"]
-    means = own.groupby(["seed", "benchmark"])["pass@1"].mean().groupby("seed").mean().to_numpy()
-    runs = [TABLES[4][f"run-{number}"]["pass@1"]["Average"] for number in (1, 2, 3)]
+    """The claim that training runs with other seeds end within a few tenths of a point of each other (Table 4)."""
+    scores = result.scores[result.scores["method"] == "tampo"]
+    means = scores.groupby(["seed", "benchmark"])["pass@1"].mean().groupby("seed").mean().to_numpy()
+    runs = [row["pass@1"]["Average"] for row in TABLES[4].values()]
     bound = (max(runs) - min(runs)) / _RANGE_OF_THREE
     return Claim(
         "Independent trainings agree within 0.3 points in average Pass@1",
@@ -167,36 +152,36 @@ def seeds_agree(result: Result) -> Claim:
         deviation_interval(means),
         round(float(np.std(runs, ddof=1)), 2),
         bound=bound,
-        note=f"a range of 0.3 over three seeds is a deviation of {bound:.2f}; drawing one sample a problem alone gives "
-        f"{sampling_deviation(own):.2f} here",
+        note=f"a range of 0.3 over three seeds is a deviation of {bound:.2f}; one sample per problem alone gives "
+        f"{sampling_deviation(scores):.2f} here",
     )
 
 
 def sampling_deviation(scores: pd.DataFrame) -> float:
-    """Deviation of average Pass@1 that comes of drawing a single sample for each problem, in points.
+    """Standard deviation of average Pass@1 due to a single sample per problem, in points.
 
-    With q_i the chance that a sample of problem i is right, Pass@1 of P problems has variance sum q_i (1 - q_i) / P²
-    given the model. From n samples, c_i (n - c_i) / (n (n - 1)) estimates q_i (1 - q_i) without bias.
+    If a sample of problem i is correct with probability q_i, Pass@1 of P problems has variance sum q_i (1 - q_i) / P²
+    for a given model. From n samples, c_i (n - c_i) / (n (n - 1)) is an unbiased estimate of q_i (1 - q_i).
     """
     metric = next(name for name in scores.columns if name.startswith("avg@"))
     n = int(metric.removeprefix("avg@"))
     share = scores[metric] / 100
-    spread = (share * (1 - share) * n / (n - 1)).groupby([scores["seed"], scores["benchmark"]])
-    by_seed = (spread.mean() / spread.size()).groupby("seed")
+    variance = (share * (1 - share) * n / (n - 1)).groupby([scores["seed"], scores["benchmark"]])
+    by_seed = (variance.mean() / variance.size()).groupby("seed")
     return 100 * float(np.sqrt((by_seed.sum() / by_seed.size() ** 2).mean()))
 
 
 def temperature_claims(result: Result, warmup_steps: int) -> list[Claim]:
     """The claims that the sampled temperature rises after the warm-up, and then falls slowly (Figure 3a)."""
     rises, falls = [], []
-    for (method, _), record in result.trainings.items():
+    for (method, _), record in result.runs.items():
         if method == "tampo":
             drawn = record.metrics()["temperature"].to_numpy()
             warm, free = drawn[:warmup_steps], drawn[warmup_steps:]
             early, late = free[:WINDOW].mean(), free[-WINDOW:].mean()
             rises.append(early - warm.mean() if len(warm) else np.nan)
             falls.append(early - late)
-    rise, fall = (_mean_over_seeds(values) for values in (rises, falls))
+    rise, fall = _mean_over_seeds(rises), _mean_over_seeds(falls)
     return [
         Claim(
             "After the warm-up high temperatures (about 1.3) are preferred",
@@ -211,25 +196,24 @@ def temperature_claims(result: Result, warmup_steps: int) -> list[Claim]:
             "Figure 3a",
             f"the same, above the mean temperature of the last {WINDOW} steps",
             fall,
-            None,
-            fall.p_greater,
+            p_value=fall.p_greater,
         ),
     ]
 
 
 def optimal_temperature_claims(result: Result) -> list[Claim]:
-    """The claims of appendix C: T* of good and of bad rollouts differ, and T* is drawn to moderate values."""
+    """The claims of appendix C: T* depends on the sign of the advantage, and is drawn to moderate values."""
     gaps: dict[int, list[float]] = {}
     towards: dict[str, list[float]] = {"fixed-0.9": [], "fixed-1.5": []}
-    for (method, seed), record in result.trainings.items():
+    for (method, seed), record in result.runs.items():
         if method in FIXED_KEYS:
             log = record.metrics()
-            apart = log["optimal_temperature/positive_mean"] - log["optimal_temperature/negative_mean"]
-            gaps.setdefault(seed, []).append(float(apart.mean()))
+            gap = log["optimal_temperature/positive_mean"] - log["optimal_temperature/negative_mean"]
+            gaps.setdefault(seed, []).append(float(gap.mean()))
             if method in towards:
                 away = _mean_optimal(log) - log["temperature"].mean()
                 towards[method].append(away if method == "fixed-0.9" else -away)
-    gap = _mean_over_seeds([float(np.mean(values)) for values in gaps.values()])
+    apart = _mean_over_seeds([float(np.mean(values)) for values in gaps.values()])
     moderate = {method: _mean_over_seeds(values) for method, values in towards.items()}
     weakest = min(moderate, key=lambda method: moderate[method].value)
     return [
@@ -237,9 +221,8 @@ def optimal_temperature_claims(result: Result) -> list[Claim]:
             "Rollouts of positive advantage have another T* than those of negative advantage",
             "Figure 4",
             "mean T* of positive less that of negative advantage, at fixed temperatures",
-            gap,
-            None,
-            2 * min(gap.p_greater, 1 - gap.p_greater),
+            apart,
+            p_value=2 * min(apart.p_greater, 1 - apart.p_greater),
             note="either sign counts",
         ),
         Claim(
@@ -247,42 +230,36 @@ def optimal_temperature_claims(result: Result) -> list[Claim]:
             "Figure 4",
             "distance of the mean T* from the sampling temperature, towards moderate values",
             moderate[weakest],
-            None,
-            max(estimate.p_greater for estimate in moderate.values()),
+            p_value=max(estimate.p_greater for estimate in moderate.values()),
             note="; ".join(f"{method}: {estimate.value:+.2f}" for method, estimate in moderate.items()),
         ),
     ]
 
 
 def highest_reward(result: Result) -> Claim:
-    """The claim that TAMPO's rewards in training become the highest of all schemes (Figure 3b)."""
+    """The claim that TAMPO's rewards in training become the highest of all methods (Figure 3b)."""
     last: dict[str, dict[int, float]] = {}
-    for (method, seed), record in result.trainings.items():
+    for (method, seed), record in result.runs.items():
         last.setdefault(method, {})[seed] = float(record.metrics()["reward"].iloc[-WINDOW:].mean())
+    tampo = last.pop("tampo")
     gaps = {
-        rival: _mean_over_seeds([last["tampo"][seed] - own[seed] for seed in own])
-        for rival, own in last.items()
-        if rival != "tampo"
+        baseline: _mean_over_seeds([tampo[seed] - rewards[seed] for seed in rewards])
+        for baseline, rewards in last.items()
     }
-    best = min(gaps, key=lambda rival: gaps[rival].value)
+    best = min(gaps, key=lambda baseline: gaps[baseline].value)
     return Claim(
         "TAMPO reaches the highest rewards in training",
         "Figure 3b",
         f"mean reward of the last {WINDOW} steps above that of the best of the others",
         gaps[best],
-        None,
-        max(gap.p_greater for gap in gaps.values()),
-        note=f"best of the others here: {best}; each scheme's rewards are at its own temperature, and lower ones give "
-        "higher rewards whatever was learnt",
+        p_value=max(gap.p_greater for gap in gaps.values()),
+        note=f"best of the others here: {best}; the rewards of each method are at its own temperature, and lower "
+        "temperatures give higher rewards whatever was learnt",
     )
 
 
 def no_extra_time(ratio: Estimate) -> Claim:
-    """The claim that TAMPO's steps take no measurably longer than GRPO's (section 4.2).
-
-    Args:
-        ratio: From `tampo.paper.bench.step_time`.
-    """
+    """The claim that TAMPO's steps take as long as GRPO's (section 4.2); `ratio` is from `bench.step_time`."""
     return Claim(
         "TAMPO takes the same time",
         "Section 4.2",
@@ -295,13 +272,13 @@ def no_extra_time(ratio: Estimate) -> Claim:
 
 
 def _mean_over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean of one value a training seed; of a single seed without an interval, and without any sureness."""
+    """Mean of one value per training seed; a single seed gives no interval and p = 0.5."""
     estimate = mean_interval([np.asarray(values)[:, None]])
     return estimate if len(values) > 1 else replace(estimate, low=float("nan"), high=float("nan"), p_greater=0.5)
 
 
 def _mean_optimal(log: pd.DataFrame) -> float:
-    """Mean T* of all rollouts with an advantage, of a whole training."""
+    """Mean T* of all rollouts of a training run that have an advantage."""
     total = weight = 0.0
     for sign in ("positive", "negative"):
         count = log[f"optimal_temperature/{sign}_count"]
@@ -311,20 +288,20 @@ def _mean_optimal(log: pd.DataFrame) -> float:
 
 
 def claims_caption(params: Params) -> str:
-    """What a reader of the table must know of how it was made."""
+    """The caption of the table: how it was made, and how verdicts are reached."""
     count = len(params.seeds)
-    seeds = "one training seed, so that nothing is known of other seeds" if count == 1 else f"{count} training seeds"
+    seeds = "one training seed, which says nothing about other seeds" if count == 1 else f"{count} training seeds"
     few = f" ({ABLATION_SEEDS} for Tables 2, 3 and 5)" if count > ABLATION_SEEDS else ""
     return (
         f"The paper's claims at scale {params.scale}: {params.max_steps} steps of {params.prompts_per_step} x "
         f"{params.num_generations} rollouts, {seeds}{few}. p-values are one-sided, adjusted by Holm's method for the "
-        "number of tests. Replicated: adjusted p below 0.05. Not replicated: the 95 % interval leaves out an effect as "
-        "large as the paper's. Else: cannot tell."
+        "number of tests. Replicated: adjusted p below 0.05. Not replicated: the 95 % interval excludes an effect as "
+        "large as the paper's. Otherwise: cannot tell."
     )
 
 
 def format_claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `claims_table` as a reader sees it: one cell for the effect and its interval."""
+    """The table of `claims_table` for readers: one cell for the effect and its interval."""
     columns = zip(table["value"], table["low"], table["high"], strict=True)
     effect = [
         f"{value:.2f} ({low:.2f} to {high:.2f})" if np.isfinite(high - low) else f"{value:.2f}".replace("nan", "–")
@@ -344,21 +321,17 @@ def format_claims(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def brief_claims(table: pd.DataFrame) -> str:
-    """The table of `claims_table` in a few columns, as Markdown: claim, the paper's value, ours, verdict."""
+    """The table of `claims_table` as Markdown with few columns: claim, the paper's value, ours, verdict."""
     shown = format_claims(table)[["Claim", "Paper", "Here, 95 % interval", "Verdict"]]
     return shown.to_markdown(index=False)
 
 
-def write_claims(table: pd.DataFrame, folder: Path, caption: str, name: str = "claims") -> list[Path]:
-    """Write the table of `claims_table` as csv (all numbers), md and html into `folder`, each atomically."""
+def write_claims(table: pd.DataFrame, folder: Path, caption: str) -> list[Path]:
+    """Write the table of `claims_table` as claims.csv (all numbers), .md and .html into `folder`, each atomically."""
     shown = format_claims(table)
     texts = {
         "csv": table.to_csv(index=False, float_format="%.6g"),
         "md": f"{caption}\n\n{shown.to_markdown(index=False)}\n",
         "html": f"<p>{caption}</p>\n{shown.to_html(index=False, border=0, justify='left')}\n",
     }
-    paths = []
-    for ending, text in texts.items():
-        paths.append(folder / f"{name}.{ending}")
-        write_text(paths[-1], text)
-    return paths
+    return write_texts(folder, "claims", texts)

@@ -1,10 +1,9 @@
-"""Figures from stored runs: the numbers first, as tables that are written beside each figure, then the drawing.
+"""Figures 2 to 6, and the tables that they are drawn from, which are written beside them.
 
-Drawn for a column of two-column paper: vector PDF and PNG, units at the axes, colours that colour-blind readers can
-tell apart, legends that cover no data.
+Figures are vector PDF and PNG, with units at the axes, colours for colour-blind readers, and legends beside the data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,93 +13,176 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from tampo.files import atomic_path, write_text
-from tampo.paper.experiments import Method, Result
+from tampo.files import atomic_path
+from tampo.paper.experiments import Method
+from tampo.paper.results import Result
+from tampo.paper.tables import write_texts
 
 WINDOW = 25  # steps, as in Figure 3 of the paper
+PALETTE = sns.color_palette("colorblind")
+# Colour, marker and line style of each sign of the advantage.
+SIGNS = {"A > 0": (PALETTE[2], "o", "-"), "A < 0": (PALETTE[3], "s", "--")}
+_RIGHT, _WRONG = (PALETTE[0], "-"), (PALETTE[1], "--")
+
+
+@contextmanager
+def style(font_scale: float = 1.1) -> Iterator[None]:
+    """The style of all figures."""
+    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=font_scale):
+        yield
+
+
+def training_logs(result: Result, methods: tuple[Method, ...]) -> pd.DataFrame:
+    """The logs of all training runs of `methods`, sorted by seed, with the columns title and seed."""
+    logs = [
+        record.metrics().assign(title=method.title, seed=seed)
+        for method in methods
+        for (key, seed), record in sorted(result.runs.items(), key=lambda run: run[0])
+        if key == method.key
+    ]
+    return pd.concat(logs, ignore_index=True)
 
 
 def temperature_curve(result: Result, method: str = "tampo", window: int = WINDOW) -> pd.DataFrame:
     """Sampled temperatures of one method, with mean and standard deviation over a sliding window of steps.
 
     Returns:
-        Columns seed, step (from 1), temperature, mean, std; the window is shorter at the beginning.
+        Columns seed, step (from 1), temperature, mean, std; the first windows are shorter.
 
     Raises:
-        ValueError: The result has no training of that method.
+        ValueError: The result has no training run of that method.
     """
-    curves = []
-    for (key, seed), record in result.trainings.items():
-        if key == method:
-            metrics = record.metrics()
-            rolling = metrics["temperature"].rolling(window, min_periods=1)
-            curve = {"seed": seed, "step": metrics["step"], "temperature": metrics["temperature"]}
-            curves.append(pd.DataFrame(curve | {"mean": rolling.mean(), "std": rolling.std(ddof=0)}))
-    if not curves:
-        raise ValueError(f"No training of method {method!r} among {sorted({key for key, _ in result.trainings})}.")
-    return pd.concat(curves, ignore_index=True)
+    if method not in {key for key, _ in result.runs}:
+        raise ValueError(f"No training run of method {method!r} among {sorted({key for key, _ in result.runs})}.")
+    curve = training_logs(result, (Method(method, method),))[["seed", "step", "temperature"]]
+    by_seed = curve.groupby("seed")["temperature"]
+    return curve.assign(
+        mean=by_seed.transform(lambda drawn: drawn.rolling(window, min_periods=1).mean()),
+        std=by_seed.transform(lambda drawn: drawn.rolling(window, min_periods=1).std(ddof=0)),
+    )
 
 
 def reward_curves(result: Result, methods: tuple[Method, ...], window: int = WINDOW) -> pd.DataFrame:
-    """Mean reward of each step of each training, and its mean over a sliding window of steps.
+    """Mean reward of each step of each training run, and its mean over a sliding window of steps.
 
     Returns:
-        Columns title, seed, step (from 1), reward (one step's), smoothed.
+        Columns title, seed, step (from 1), reward (of one step), smoothed.
     """
-    curves = []
-    for method in methods:
-        for (key, seed), record in result.trainings.items():
-            if key == method.key:
-                curve = record.metrics()[["step", "reward"]]
-                smoothed = curve["reward"].rolling(window, min_periods=1).mean()
-                curves.append(curve.assign(title=method.title, seed=seed, smoothed=smoothed))
-    return pd.concat(curves, ignore_index=True)[["title", "seed", "step", "reward", "smoothed"]]
+    curves = training_logs(result, methods)[["title", "seed", "step", "reward"]]
+    by_run = curves.groupby(["title", "seed"])["reward"]
+    return curves.assign(smoothed=by_run.transform(lambda reward: reward.rolling(window, min_periods=1).mean()))
 
 
 def optimal_temperature_curves(result: Result, methods: tuple[Method, ...], window: int = 5) -> pd.DataFrame:
-    """How T* (Eq. 7) is distributed over rollouts of positive and of negative advantage, along training.
+    """Mean and variance of T* (Eq. 7) over rollouts of positive and of negative advantage, along training.
 
-    All rollouts of `window` successive steps and of all seeds are taken together; the mean and the variance are theirs,
-    put together from what each step logged.
+    All rollouts of `window` successive steps and of all seeds are pooled, from the statistics that each step logged.
 
     Returns:
-        Columns title, temperature (sampled at, mean of the steps), advantage ("A > 0" or "A < 0"), step (the last of
-        the window), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
+        Columns title, temperature (mean sampling temperature), advantage ("A > 0" or "A < 0"), step (the last of the
+        window), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
     """
     rows = []
-    for method in methods:
-        runs = [record.metrics() for (key, _), record in result.trainings.items() if key == method.key]
-        if not runs:
-            continue
-        log = pd.concat(runs)
-        for number, steps in log.groupby((log["step"] - 1) // window):
+    for title, log in training_logs(result, methods).groupby("title", sort=False):
+        windows = np.minimum(((log["step"] - 1) // window + 1) * window, log["step"].max())
+        for step, batches in log.groupby(windows):
             for advantage, sign in (("A > 0", "positive"), ("A < 0", "negative")):
-                pooled = _pooled(
-                    *(steps.get(f"optimal_temperature/{sign}_{name}") for name in ("mean", "std", "count"))
-                )
-                if pooled is not None:
-                    step = min((int(number) + 1) * window, int(log["step"].max()))  # type: ignore[call-overload]
-                    own = {"title": method.title, "temperature": steps["temperature"].mean(), "advantage": advantage}
-                    rows.append(own | {"step": step} | pooled)
+                columns = [f"optimal_temperature/{sign}_{name}" for name in ("mean", "std", "count")]
+                mean, std, count = batches.reindex(columns=columns).fillna(0).to_numpy().T
+                if count.sum() > 0:
+                    pooled = float(np.average(mean, weights=count))
+                    rows.append(
+                        {
+                            "title": title,
+                            "temperature": batches["temperature"].mean(),
+                            "advantage": advantage,
+                            "step": step,
+                            "mean": pooled,
+                            "variance": float(np.average(std**2 + (mean - pooled) ** 2, weights=count)),
+                            "rollouts": float(count.sum()),
+                        }
+                    )
     return pd.DataFrame(rows)
 
 
-def _pooled(mean: pd.Series | None, std: pd.Series | None, count: pd.Series | None) -> dict[str, float] | None:
-    """Mean, variance and number of all values, from those of several batches (missing where a batch had none)."""
-    if mean is None or std is None or count is None or not count.sum() > 0:
-        return None
-    count, total = count.fillna(0), float(count.sum())
-    centre = float((count * mean.fillna(0)).sum() / total)
-    variance = float((count * (std.fillna(0) ** 2 + (mean.fillna(0) - centre) ** 2)).sum() / total)
-    return {"mean": centre, "variance": variance, "rollouts": total}
+def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float, title: str) -> Figure:
+    """Figure 2: likelihood of each rollout against temperature, with T* (Eq. 7) on each curve.
+
+    Args:
+        curves: From `tampo.paper.trajectories.likelihood_curves`; its temperatures include the candidates.
+        candidates: The candidate temperatures of the meta-policy.
+        sampled_at: The sampling temperature of the rollouts.
+        title: Model and problem.
+    """
+    with style(font_scale=1.0):
+        figure, axes = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
+        axes.axvspan(min(candidates), max(candidates), color="0.94", linewidth=0)
+        axes.axvline(sampled_at, color="0.6", linewidth=0.8, linestyle=":")
+        ends = []
+        for _, curve in curves.groupby("rollout"):
+            correct, tokens = bool(curve["correct"].iloc[0]), int(curve["tokens"].iloc[0])
+            colour, line = _RIGHT if correct else _WRONG
+            axes.plot(curve["temperature"], curve["mean_log_likelihood"], line, color=colour, linewidth=1.2)
+            among = curve[np.isclose(curve["temperature"].to_numpy()[:, None], candidates).any(axis=1)]
+            best = among.iloc[among["mean_log_likelihood"].to_numpy().argmax()]
+            axes.plot(best["temperature"], best["mean_log_likelihood"], "*", color=colour, ms=9, mec="white", mew=0.5)
+            ends.append((float(curve["mean_log_likelihood"].iloc[-1]), tokens, colour))
+        _label_ends(axes, float(curves["temperature"].max()), ends)
+        axes.set(xlabel="temperature T", ylabel="mean log-likelihood (nats per token, Eq. 6)", title=title)
+        axes.set_xlim(curves["temperature"].min(), curves["temperature"].max())
+        handles = [
+            Line2D([], [], color=_RIGHT[0], linestyle="-", label="right"),
+            Line2D([], [], color=_WRONG[0], linestyle="--", label="wrong"),
+            Line2D([], [], color="0.3", linestyle="", marker="*", ms=9, label="T*"),
+            Line2D([], [], color="0.94", linewidth=8, label="candidates"),
+            Line2D([], [], color="0.6", linestyle=":", label=f"sampled at {sampled_at:g}"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, columnspacing=1.0)
+        sns.despine(ax=axes)
+    return figure
+
+
+def _label_ends(axes: Axes, x: float, ends: list[tuple[float, int, tuple[float, float, float]]]) -> None:
+    """Write the number of tokens at the right end of each curve; labels that would overlap are moved apart."""
+    low, high = axes.get_ylim()
+    ordered = sorted(ends, key=lambda end: end[0])
+    positions = _spread_out([y for y, _, _ in ordered], (high - low) * 0.052)
+    for (y, tokens, colour), position in zip(ordered, positions, strict=True):
+        axes.annotate(
+            str(tokens),
+            (x, y),
+            (1.045, (position - low) / (high - low)),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize="small",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )
+    top = (positions[-1] - low) / (high - low) + 0.07
+    axes.text(1.045, top, "tokens", transform=axes.transAxes, fontsize="small", va="center", color="0.3")
+
+
+def _spread_out(values: Sequence[float], gap: float) -> NDArray[np.float64]:
+    """Ascending values, moved apart step by step until neighbours are `gap` apart."""
+    positions = np.asarray(values, dtype=np.float64).copy()
+    for _ in range(200):
+        short = np.maximum(gap - np.diff(positions), 0)
+        if not (short > gap * 1e-3).any():
+            break
+        positions[:-1] -= short / 2
+        positions[1:] += short / 2
+    return positions
 
 
 def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int) -> Figure:
-    """Figure 3: (a) temperatures drawn from the meta-policy, (b) reward curves of all schemes.
+    """Figure 3: (a) temperatures sampled by the meta-policy, (b) rewards of all methods in training.
 
     Args:
-        temperatures: From `temperature_curve`; draws and spread are the first seed's, of others the means are shown.
+        temperatures: From `temperature_curve`. The first seed is drawn in full, of the others only the means.
         rewards: From `reward_curves`.
         warmup_steps: Steps of the warm-up, shaded in (a).
     """
@@ -114,101 +196,31 @@ def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int
 
 
 def reward_figure(rewards: pd.DataFrame) -> Figure:
-    """Figures 5 and 6: the reward curves of several trainings.
-
-    Args:
-        rewards: From `reward_curves`.
-    """
+    """Figures 5 and 6: the curves of `reward_curves`."""
     with style():
         figure, axes = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
         _draw_rewards(axes, rewards)
     return figure
 
 
-def figure4(curves: pd.DataFrame) -> Figure:
-    """Figure 4: T* of good and of bad rollouts along training, a panel for each fixed sampling temperature.
-
-    Args:
-        curves: From `optimal_temperature_curves`. Lines are means, bands one standard deviation.
-    """
-    palette = sns.color_palette("colorblind")
-    looks = {"A > 0": (palette[2], "-", "o"), "A < 0": (palette[3], "--", "s")}
-    titles = list(curves["title"].unique())
-    with style():
-        figure, panels = plt.subplots(1, len(titles), figsize=(9.0, 3.2), sharey=True, layout="constrained")
-        for axes, title in zip(np.atleast_1d(panels), titles, strict=True):
-            own = curves[curves["title"] == title]
-            for advantage, (colour, line, marker) in looks.items():
-                part, spread = own[own["advantage"] == advantage], own[own["advantage"] == advantage]["variance"] ** 0.5
-                axes.plot(part["step"], part["mean"], line, marker=marker, ms=3, color=colour, label=f"T*, {advantage}")
-                band = (part["mean"] - spread, part["mean"] + spread)
-                axes.fill_between(part["step"], *band, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                own["step"].unique(), own.groupby("step")["temperature"].mean(), color=palette[0], label="T in force"
-            )
-            axes.set(xlabel="training step", title=title)
-            sns.despine(ax=axes)
-        np.atleast_1d(panels)[0].set_ylabel("likelihood-optimal T*")
-        handles, labels = np.atleast_1d(panels)[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure:
-    """Average scores against the temperature of the evaluation, a panel for each metric, a line for each method.
-
-    Args:
-        summary: From `tampo.paper.experiments.evaluate_at`. Bars are its intervals.
-        metrics: Its metrics to show.
-    """
-    titles = list(summary["title"].unique())
-    palette, markers = sns.color_palette("colorblind", len(titles)), "osD^vPX*"
-    with style():
-        figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 3.6), layout="constrained")
-        for axes, metric in zip(np.atleast_1d(panels), metrics, strict=True):
-            chosen = summary[summary["metric"] == metric]
-            average = chosen["benchmark"] == "Average"
-            chosen = chosen[average] if average.any() else chosen
-            for number, title in enumerate(titles):
-                own = chosen[chosen["title"] == title]
-                # Moved aside a little, so that bars of several methods can be told apart.
-                place = own["eval_temperature"] + 0.012 * (number - (len(titles) - 1) / 2)
-                bars = (own["value"] - own["low"], own["high"] - own["value"])
-                look = {"color": palette[number], "marker": markers[number % len(markers)], "ms": 4, "lw": 1}
-                axes.errorbar(place, own["value"], bars, label=title, elinewidth=0.8, **look)
-            axes.set(xlabel="temperature of the evaluation", ylabel=f"average {metric.replace('pass', 'Pass')}, %")
-            sns.despine(ax=axes)
-        handles, labels = np.atleast_1d(panels)[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-@contextmanager
-def style(font_scale: float = 1.1) -> Iterator[None]:
-    """The look of all figures."""
-    with sns.axes_style("ticks"), sns.plotting_context("paper", font_scale=font_scale):
-        yield
-
-
 def _draw_temperatures(axes: Axes, temperatures: pd.DataFrame, warmup_steps: int) -> None:
     seeds = list(temperatures["seed"].unique())
     one = temperatures[temperatures["seed"] == seeds[0]]
-    colour = sns.color_palette("colorblind")[0]
     axes.axvspan(0.5, warmup_steps + 0.5, color="0.92", label="warm-up")
-    axes.scatter(one["step"], one["temperature"], s=7, color="0.55", label="drawn at a step", linewidths=0)
+    axes.scatter(one["step"], one["temperature"], s=7, color="0.55", label="sampled at a step", linewidths=0)
     for seed in seeds[1:]:
         other = temperatures[temperatures["seed"] == seed]
         label = f"means, {len(seeds) - 1} other seeds" if seed == seeds[1] else None
-        axes.plot(other["step"], other["mean"], color=colour, linewidth=0.7, alpha=0.5, label=label)
-    axes.plot(one["step"], one["mean"], color=colour, label=f"mean of {WINDOW} steps")
+        axes.plot(other["step"], other["mean"], color=PALETTE[0], linewidth=0.7, alpha=0.5, label=label)
+    axes.plot(one["step"], one["mean"], color=PALETTE[0], label=f"mean of {WINDOW} steps")
     band = (one["mean"] - one["std"], one["mean"] + one["std"])
-    axes.fill_between(one["step"], *band, color=colour, alpha=0.25, linewidth=0, label="± standard deviation")
+    axes.fill_between(one["step"], *band, color=PALETTE[0], alpha=0.25, linewidth=0, label="± standard deviation")
     axes.set(xlabel="training step", ylabel="sampling temperature T")
     _legend_below(axes)
 
 
 def _draw_rewards(axes: Axes, rewards: pd.DataFrame) -> None:
-    """Lines are means over seeds; bands, where there are several seeds, one standard error."""
+    """Lines are means over seeds; with several seeds, bands are one standard error."""
     titles = list(rewards["title"].unique())
     sns.lineplot(
         rewards,
@@ -232,8 +244,37 @@ def _legend_below(axes: Axes) -> None:
     sns.despine(ax=axes)
 
 
+def figure4(curves: pd.DataFrame) -> Figure:
+    """Figure 4: T* by sign of the advantage along training, a panel for each fixed sampling temperature.
+
+    Args:
+        curves: From `optimal_temperature_curves`. Lines are means, bands one standard deviation.
+    """
+    titles = list(curves["title"].unique())
+    with style():
+        figure, panels = plt.subplots(
+            1, len(titles), figsize=(9.0, 3.2), sharey=True, layout="constrained", squeeze=False
+        )
+        for axes, title in zip(panels[0], titles, strict=True):
+            shown = curves[curves["title"] == title]
+            for advantage, (colour, marker, line) in SIGNS.items():
+                part = shown[shown["advantage"] == advantage]
+                deviation = part["variance"] ** 0.5
+                axes.plot(part["step"], part["mean"], line, marker=marker, ms=3, color=colour, label=f"T*, {advantage}")
+                band = (part["mean"] - deviation, part["mean"] + deviation)
+                axes.fill_between(part["step"], *band, color=colour, alpha=0.18, linewidth=0)
+            current = shown.groupby("step")["temperature"].mean()
+            axes.plot(current.index, current, color=PALETTE[0], label="current T")
+            axes.set(xlabel="training step", title=title)
+            sns.despine(ax=axes)
+        panels[0, 0].set_ylabel("likelihood-optimal T*")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
 def write_figure(figure: Figure, data: dict[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
-    """Write `name`.pdf, `name`.png and for each table of `data` `name`.<key>.csv into `folder`, each atomically.
+    """Write `name`.pdf, `name`.png and, for each table of `data`, `name`.<key>.csv into `folder`, each atomically.
 
     Returns:
         The paths written.
@@ -243,7 +284,5 @@ def write_figure(figure: Figure, data: dict[str, pd.DataFrame], folder: Path, na
         paths.append(folder / f"{name}.{ending}")
         with atomic_path(paths[-1]) as temporary:
             figure.savefig(temporary, **settings)  # type: ignore[arg-type]
-    for key, table in data.items():
-        paths.append(folder / f"{name}.{key}.csv")
-        write_text(paths[-1], table.to_csv(index=False, float_format="%.6g"))
-    return paths
+    texts = {f"{key}.csv": table.to_csv(index=False, float_format="%.6g") for key, table in data.items()}
+    return paths + write_texts(folder, name, texts)

@@ -1,4 +1,4 @@
-"""Benchmarks of single parts: the K virtual log-likelihoods beside the LM head, evaluation, and start-up."""
+"""Benchmarks of single parts: the K virtual log-likelihoods compared with the LM head, evaluation, and start-up."""
 
 import os
 import subprocess
@@ -19,8 +19,7 @@ from tampo.config import EvaluationConfig
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import StreamingLogProbs
 from tampo.meta_policy import DEFAULT_TEMPERATURES
-from tampo.paper.overhead import peak_memory
-from tampo.paper.stopwatch import Stopwatch, now
+from tampo.paper.overhead import Stopwatch, alternate, now, peak_memory
 from tampo.project import notebook_folder, project_root
 from tampo.runs.workers import this_tampo
 from tampo.tasks.prompts import render
@@ -32,7 +31,7 @@ _TRL_VOCABULARY_TILE = 32768  # trl.trainer.utils
 
 @dataclass(frozen=True)
 class HeadShape:
-    """An LM head and the tokens that it scores. By default those of the paper's model (section 4.1)."""
+    """The size of an LM head and the number of tokens. By default those of the paper's model (section 4.1)."""
 
     hidden: int = 1536
     vocabulary: int = 151_936
@@ -40,7 +39,7 @@ class HeadShape:
 
 
 class _Head:
-    """An LM head with random weights and hidden states, scored as TRL does."""
+    """An LM head with random weights and hidden states. TRL's function computes its log-probs."""
 
     def __init__(self, shape: HeadShape) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +51,7 @@ class _Head:
         self.tokens = torch.randint(shape.vocabulary, (shape.tokens,), generator=generator, device=self.device)
         self.mask = torch.ones(1, shape.tokens + 1, dtype=torch.long, device=self.device)
 
-    def score(self) -> Tensor:
+    def log_probs(self) -> Tensor:
         return ChunkedLogProbFunction.apply(
             self.states, self.weight, None, self.tokens, 1.0, _TRL_VOCABULARY_TILE, None, 1.0, ("entropy",)
         )[0]
@@ -65,7 +64,7 @@ def measure_head(shape: HeadShape, rounds: int) -> pd.DataFrame:
     """Seconds of the LM head, forward and backward, and of the K likelihoods that are read from its logits.
 
     Returns:
-        Columns round, head (TRL's product, log-probabilities and gradients) and likelihoods, in the same pass.
+        Columns round, head (TRL's product, log-probs and gradients), likelihoods (in the same pass).
     """
     head, rows = _Head(shape), []
     for number in range(rounds + 1):
@@ -73,32 +72,29 @@ def measure_head(shape: HeadShape, rounds: int) -> pd.DataFrame:
         head.states.grad = head.weight.grad = None
         start = now()
         with tapped_logits(watch.timed("likelihoods", recorder)):
-            log_probs = head.score()
+            log_probs = head.log_probs()
         watch.timed("likelihoods", recorder.log_probs)()
         log_probs.sum().backward()
         whole, inside = now() - start, watch.lap()["likelihoods"]
-        if number:  # the first warms up
+        if number:  # the first is a warm-up
             rows.append({"round": number, "head": whole - inside, "likelihoods": inside})
     return pd.DataFrame(rows)
 
 
 def head_memory(shape: HeadShape) -> dict[str, float]:
     """Peak memory in MB of the forward pass of the LM head "alone" and "with likelihoods"."""
-    return {
-        "alone": peak_memory(_score_once, shape, False),
-        "with likelihoods": peak_memory(_score_once, shape, True),
-    }
+    return {"alone": peak_memory(_forward, shape, False), "with likelihoods": peak_memory(_forward, shape, True)}
 
 
-def _score_once(shape: HeadShape, recording: bool) -> None:
+def _forward(shape: HeadShape, recording: bool) -> None:
     head = _Head(shape)
     with torch.no_grad():
         if not recording:
-            head.score()
+            head.log_probs()
             return
         recorder = head.recorder()
         with tapped_logits(recorder):
-            head.score()
+            head.log_probs()
         recorder.log_probs()
 
 
@@ -107,25 +103,23 @@ def measure_likelihoods(shape: HeadShape, rounds: int) -> pd.DataFrame:
 
     Returns:
         Columns round, case ("running sums" or "loop of log_softmax"), tokens, temperatures (their number), seconds:
-        all tokens and all temperatures in both cases, then fewer tokens and other numbers of temperatures.
+        both cases with all tokens and temperatures, then the first with fewer tokens or other temperatures.
     """
-    head = _Head(shape)
+    head, k = _Head(shape), len(DEFAULT_TEMPERATURES)
     with torch.no_grad():
         logits = torch.cat([states @ head.weight.T for states in head.states.split(256)])  # (N, V)
-    k = len(DEFAULT_TEMPERATURES)
     jobs = [("running sums", shape.tokens, k), ("loop of log_softmax", shape.tokens, k)]
     jobs += [("running sums", shape.tokens // divisor, k) for divisor in (2, 4, 8)]
     jobs += [("running sums", shape.tokens // 4, number) for number in (1, 2, 5, 20)]
-    ways = {"running sums": _running_sums, "loop of log_softmax": _loop}
-    for way in ways.values():  # warms up
-        way(logits[:1], head.tokens[:1], _temperatures(k))
+    functions = {"running sums": _running_sums, "loop of log_softmax": _loop}
+    for function in functions.values():  # a warm-up
+        function(logits[:1], head.tokens[:1], _temperatures(k))
     rows = []
-    for number in range(rounds):
-        for case, tokens, temperatures in jobs if number % 2 == 0 else reversed(jobs):
-            start = now()
-            ways[case](logits[:tokens], head.tokens[:tokens], _temperatures(temperatures))
-            own = {"round": number, "case": case, "tokens": tokens, "temperatures": temperatures}
-            rows.append(own | {"seconds": now() - start})
+    for number, (case, tokens, temperatures) in alternate(jobs, rounds):
+        start = now()
+        functions[case](logits[:tokens], head.tokens[:tokens], _temperatures(temperatures))
+        row = {"round": number, "case": case, "tokens": tokens, "temperatures": temperatures}
+        rows.append(row | {"seconds": now() - start})
     return pd.DataFrame(rows)
 
 
@@ -150,7 +144,7 @@ def measure_evaluation(config: EvaluationConfig, model: str, rounds: int) -> pd.
     """Tokens and seconds of tampo's engine, and of plain `model.generate` calls on the same problems in their order.
 
     Args:
-        config: The evaluation; its first benchmark is taken.
+        config: The evaluation; its first benchmark is used.
         model: A folder or a Hugging Face id.
         rounds: Evaluations of each.
 
@@ -168,27 +162,25 @@ def measure_evaluation(config: EvaluationConfig, model: str, rounds: int) -> pd.
 
     cases: dict[str, Callable[[int], int]] = {"tampo": tampo, "generate": partial(_generate, engine, prompts, config)}
     for case in cases.values():
-        case(0)  # warms up
+        case(0)  # a warm-up
     rows = []
-    for number in range(rounds):
-        for name in cases if number % 2 == 0 else reversed(cases):
-            start = now()
-            tokens = cases[name](number)
-            rows.append({"round": number, "case": name, "tokens": tokens, "seconds": now() - start})
+    for number, name in alternate(list(cases), rounds):
+        start = now()
+        tokens = cases[name](number)
+        rows.append({"round": number, "case": name, "tokens": tokens, "seconds": now() - start})
     return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
 def _generate(engine: TransformersEngine, prompts: list[str], config: EvaluationConfig, seed: int) -> int:
-    """The tokens that plain `model.generate` samples, a batch of problems at a time."""
+    """The number of tokens that plain `model.generate` samples, a batch of problems at a time."""
     tokenizer, model, tokens = engine.tokenizer, engine.model, 0
     tokenizer.padding_side = "left"
-    at_once = max(1, config.eval_batch // config.eval_samples)
+    batch = max(1, config.eval_batch // config.eval_samples)
     torch.manual_seed(seed)
-    for first in range(0, len(prompts), at_once):
-        inputs = tokenizer(
-            prompts[first : first + at_once], return_tensors="pt", padding=True, add_special_tokens=False
-        )
+    for first in range(0, len(prompts), batch):
+        texts = prompts[first : first + batch]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         output: Any = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
             **inputs.to(model.device),
             do_sample=True,
@@ -199,53 +191,51 @@ def _generate(engine: TransformersEngine, prompts: list[str], config: Evaluation
             pad_token_id=tokenizer.pad_token_id,
         )
         written = output[:, inputs["input_ids"].shape[1] :]
-        ended = (written == tokenizer.eos_token_id).cumsum(dim=1)
-        tokens += int(((ended == 0) | ((ended == 1) & (written == tokenizer.eos_token_id))).sum())
+        end = written == tokenizer.eos_token_id
+        tokens += int((end.cumsum(dim=1) - end.long() == 0).sum())  # up to and including the first end of sequence
     return tokens
 
 
-_TRL = "from trl import GRPOTrainer; "
-_TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+_TIMED = "import {0}; import time; start = time.perf_counter(); {1}; print(time.perf_counter() - start)"
 STARTS = {
-    "import tampo, beyond numpy": ["-c", "import numpy; " + _TIMED.format("import tampo")],
-    "from tampo import MetaPolicy, beyond numpy": [
+    "import tampo, beyond numpy": ["-c", _TIMED.format("numpy", "import tampo")],
+    "from tampo import MetaPolicy, beyond numpy": ["-c", _TIMED.format("numpy", "from tampo import MetaPolicy")],
+    "from tampo import TAMPOTrainer, beyond trl": [
         "-c",
-        "import numpy; " + _TIMED.format("from tampo import MetaPolicy"),
+        "from trl import GRPOTrainer; " + _TIMED.format("trl", "from tampo import TAMPOTrainer"),
     ],
-    "from tampo import TAMPOTrainer, beyond trl": ["-c", _TRL + _TIMED.format("from tampo import TAMPOTrainer")],
     "tampo --help": ["-m", "tampo", "--help"],
 }
 
 
 def measure_starts(rounds: int) -> pd.DataFrame:
-    """Seconds that imports, the command line and a notebook take to start: columns round, case, seconds.
+    """Start-up seconds of imports, the command line and a notebook: columns round, case, seconds.
 
-    The notebook is table1.ipynb up to its first training: papermill, the kernel, the imports and the parameters.
+    The notebook is table1.ipynb up to its first training run: papermill, the kernel, the imports and the parameters.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        commands = {case: ["-P", *words] for case, words in STARTS.items()}
-        commands["notebook, up to its first training"] = _first_cells(Path(folder))
+        commands = STARTS | {"notebook, up to its first training": _first_cells(Path(folder))}
         for number in range(rounds):
             for case, words in commands.items():
                 start = now()
-                environment = os.environ | this_tampo()
+                command = [sys.executable, "-P", *words]
                 done = subprocess.run(
-                    [sys.executable, *words], capture_output=True, text=True, check=True, env=environment
+                    command, capture_output=True, text=True, check=True, env=os.environ | this_tampo()
                 )
-                own = float(done.stdout) if "-c" in words else now() - start
-                rows.append({"round": number, "case": case, "seconds": own})
+                seconds = float(done.stdout) if "-c" in words else now() - start
+                rows.append({"round": number, "case": case, "seconds": seconds})
     return pd.DataFrame(rows)
 
 
 def _first_cells(folder: Path) -> list[str]:
-    """Words after `python` that execute table1.ipynb at smoke scale, without the cells that train or show."""
-    import nbformat  # comes with papermill, which the library itself does without
+    """Arguments of `python` that execute table1.ipynb at smoke scale up to its first training run."""
+    import nbformat  # installed with papermill, only needed here
 
     notebook = nbformat.read(notebook_folder() / "table1.ipynb", as_version=4)
     numbers = [i for i, cell in enumerate(notebook.cells) if "run_experiment(" in cell.source]
     del notebook.cells[numbers[0] :]
     path = folder / "start.ipynb"
     nbformat.write(notebook, path)
-    place = ["--cwd", str(project_root()), "--no-progress-bar"]
-    return ["-P", "-m", "papermill", str(path), str(folder / "out.ipynb"), "-p", "params", "smoke", *place]
+    options = ["-p", "params", "smoke", "--cwd", str(project_root()), "--no-progress-bar"]
+    return ["-m", "papermill", str(path), str(folder / "out.ipynb"), *options]

@@ -1,8 +1,8 @@
-"""The numbers the paper published, as data: what ours are shown beside."""
+"""The results that the paper published."""
 
 BENCHMARKS = ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")
 
-# In percent: the average, then the benchmarks in the order above. Keys are those of `tampo.paper.experiments`.
+# In percent: the average, then the benchmarks in this order. Keys are those of `tampo.paper.experiments`.
 _TAMPO_1 = (44.5, 23.3, 76.8, 55.0, 27.9, 39.6)
 _TAMPO_8 = (63.8, 40.0, 91.0, 82.5, 44.8, 60.7)
 _MATH: dict[int, dict[str, dict[str, tuple[float, ...]]]] = {
@@ -31,7 +31,7 @@ _MATH: dict[int, dict[str, dict[str, tuple[float, ...]]]] = {
         "run-3": {"pass@1": (44.3, 23.3, 76.6, 55.0, 26.8, 39.9), "pass@8": (63.6, 40.0, 90.8, 82.5, 44.5, 60.4)},
     },
 }
-# Table 5 is of one benchmark.
+# Table 5 has one benchmark.
 _ECQA: dict[str, dict[str, float]] = {
     "base": {"pass@1": 73.06, "pass@8": 77.76},
     "grpo": {"pass@1": 75.07, "pass@8": 78.94},
@@ -49,7 +49,7 @@ TABLES: dict[int, dict[str, dict[str, dict[str, float]]]] = {
 
 
 def published_value(table: int, row: str, metric: str, benchmark: str = "Average") -> float | None:
-    """A cell of one of the paper's tables, in percent; None where the paper has no such cell.
+    """A cell of one of the paper's tables, in percent; None if the paper has no such cell.
 
     Args:
         table: 1 to 5.

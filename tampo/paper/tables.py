@@ -1,12 +1,11 @@
-"""Tables of scores as CSV, Markdown, LaTeX and HTML: best bold, second underlined, intervals, published numbers.
+"""Tables of scores as CSV, Markdown, LaTeX and HTML: best in bold, second underlined, intervals, published values.
 
-HTML and LaTeX are pandas' Styler. Each cell carries its own markup, since Styler formats a cell as a whole (only the
-value is bold, not its interval) and puts HTML formats into a style sheet, which GitHub removes from a notebook.
+pandas' Styler writes HTML and LaTeX. Each cell carries its own markup: Styler would format whole cells (only the value
+is bold, not its interval) and put HTML formats into a style sheet, which GitHub removes from a notebook.
 """
 
 import html
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,24 @@ from pandas.io.formats.style import Styler
 
 from tampo.files import write_text
 
-
-@dataclass(frozen=True)
-class _Markup:
-    """How a format writes a cell: patterns with the numbers in braces."""
-
-    best: str
-    second: str
-    interval: str
-    published: str
-
-    def cell(self, row: pd.Series, rank: int) -> str:
-        text = f"{row['value']:.1f}"
-        text = {1: self.best, 2: self.second}.get(rank, "{}").replace("{}", text)
-        text += self.interval.replace("{low}", f"{row['low']:.1f}").replace("{high}", f"{row['high']:.1f}")
-        if pd.notna(row["published"]):
-            text += self.published.replace("{}", f"{row['published']:.1f}")
-        return text
-
-
+# How a format writes the best value, the second best, the interval, and the published value.
 _MARKUP = {
-    "md": _Markup("**{}**", "<u>{}</u>", "<br><sub>{low}–{high}</sub>", "<br><sub>paper {}</sub>"),
-    "html": _Markup(
+    "md": ("**{}**", "<u>{}</u>", "<br><sub>{}–{}</sub>", "<br><sub>paper {}</sub>"),
+    "html": (
         "<b>{}</b>",
         "<u>{}</u>",
-        '<br><small style="white-space:nowrap">{low}–{high}</small>',
+        '<br><small style="white-space:nowrap">{}–{}</small>',
         "<br><small>paper&nbsp;{}</small>",
     ),
-    "tex": _Markup(
-        r"\textbf{{}}", r"\underline{{}}", r" {\scriptsize [{low}, {high}]}", r" {\scriptsize (paper {})}"
-    ),
-}  # fmt: skip
+    "tex": (r"\textbf{{{}}}", r"\underline{{{}}}", r" {{\scriptsize [{}, {}]}}", r" {{\scriptsize (paper {})}}"),
+}
+
+
+def _cell(row: pd.Series, markup: str) -> str:
+    best, second, interval, published = _MARKUP[markup]
+    text = {1: best, 2: second}.get(row["rank"], "{}").format(f"{row['value']:.1f}")
+    text += interval.format(f"{row['low']:.1f}", f"{row['high']:.1f}")
+    return text if pd.isna(row["published"]) else text + published.format(f"{row['published']:.1f}")
 
 
 def ranks(values: pd.Series) -> pd.Series:
@@ -58,14 +44,13 @@ def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
     """The table as it is printed: one row per method, columns by benchmark and metric.
 
     Args:
-        summary: From `tampo.paper.experiments.summarise`.
+        summary: From `tampo.paper.results.summarise`.
         markup: "md", "html" or "tex", the format of the cells. Row and column headings are plain text.
     """
-    style = _MARKUP[markup]
     ranked = summary.assign(rank=summary.groupby(["benchmark", "metric"])["value"].transform(ranks))
-    # If all are equal, none is best.
+    # If all values are equal, none is best.
     ranked.loc[ranked.groupby(["benchmark", "metric"])["rank"].transform("max") == 1, "rank"] = 0
-    cells = ranked.assign(cell=[style.cell(row, row["rank"]) for _, row in ranked.iterrows()])
+    cells = ranked.assign(cell=[_cell(row, markup) for _, row in ranked.iterrows()])
     # avg@n is shown once: for the average, or for the only benchmark.
     first = cells["benchmark"] == cells["benchmark"].iloc[0]
     shown = cells[first | ~cells["metric"].str.startswith("avg")]
@@ -78,13 +63,25 @@ def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
     return wide.rename_axis("Method")
 
 
+def _columns(shown: pd.DataFrame) -> list[tuple[str, str]]:
+    """(benchmark, metric) in reading order: Pass@1, Pass@n, then avg@n."""
+    pairs = shown[["benchmark", "metric"]].drop_duplicates()
+    order = {name: number for number, name in enumerate(pairs["benchmark"].unique())}
+
+    def position(pair: tuple[str, str]) -> tuple[int, bool, int]:
+        benchmark, metric = pair
+        return order[benchmark], metric.startswith("avg"), int(metric.split("@")[1])
+
+    return sorted(pairs.itertuples(index=False, name=None), key=position)
+
+
 def write_table(summary: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
     """Write `name`.csv (all numbers, long), .md, .tex (booktabs) and .html into `folder`, each atomically.
 
     Args:
-        summary: From `tampo.paper.experiments.summarise`.
+        summary: From `tampo.paper.results.summarise`.
         folder: The folder to write to.
-        name: File name without extension.
+        name: File name without ending.
         caption: One or two sentences that describe the numbers.
 
     Returns:
@@ -96,10 +93,14 @@ def write_table(summary: pd.DataFrame, folder: Path, name: str, caption: str) ->
         "tex": to_latex(summary, caption, label=f"tab:{name}"),
         "html": to_html(summary, caption),
     }
-    paths = []
-    for ending, text in texts.items():
-        paths.append(folder / f"{name}.{ending}")
-        write_text(paths[-1], text)
+    return write_texts(folder, name, texts)
+
+
+def write_texts(folder: Path, name: str, texts: dict[str, str]) -> list[Path]:
+    """Write each text to `folder`/`name`.<its key>, atomically; returns the paths."""
+    paths = [folder / f"{name}.{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
     return paths
 
 
@@ -111,10 +112,9 @@ def to_markdown(summary: pd.DataFrame, caption: str) -> str:
 
 
 def averages_to_markdown(summary: pd.DataFrame) -> str:
-    """Only the averages, with their intervals: one row per method, one column per metric."""
+    """The averages with their intervals: one row per method, one column per metric."""
     average = summary[summary["benchmark"] == "Average"]
-    cells = average["value"].map("{:.1f}".format) + " ("
-    cells += average["low"].map("{:.1f}".format) + "–" + average["high"].map("{:.1f}".format) + ")"
+    cells = [f"{row.value:.1f} ({row.low:.1f}–{row.high:.1f})" for row in average.itertuples()]
     columns = {metric: metric.replace("pass", "Pass") for metric in average["metric"].unique()}
     wide = average.assign(cell=cells).pivot(index="title", columns="metric", values="cell")
     return wide.loc[list(average["title"].unique()), list(columns)].rename(columns=columns).to_markdown()
@@ -138,10 +138,10 @@ def to_latex(summary: pd.DataFrame, caption: str, label: str) -> str:
 
 
 def to_html(summary: pd.DataFrame, caption: str) -> str:
-    """A fragment of HTML, also what a notebook shows."""
+    """A fragment of HTML, which notebooks also show."""
     styler = _styler(summary, "html", lambda text: html.escape(text).replace(" ", "&nbsp;"))
     styler.set_table_styles([{"selector": "th.col_heading", "props": "text-align: center"}])
-    # Without ids the text is the same every time.
+    # Without ids the text is always the same.
     body = styler.to_html(table_uuid="scores", table_attributes='class="dataframe"', cell_ids=False)
     return f"<p>{html.escape(caption)}</p>\n{body}"
 
@@ -151,15 +151,6 @@ def _styler(summary: pd.DataFrame, markup: str, escape: Callable[[Any], str]) ->
     return styler.format_index(escape, axis="index").format_index(escape, axis="columns")
 
 
-def _columns(shown: pd.DataFrame) -> list[tuple[str, str]]:
-    """(benchmark, metric) in reading order: Pass@1, Pass@n, and under the average also avg@n."""
-    order = {"p": 0, "a": 1}
-    benchmarks = list(shown["benchmark"].unique())
-    metrics = sorted(shown["metric"].unique(), key=lambda m: (order[m[0]], int(m.split("@")[1])))
-    present = set(zip(shown["benchmark"], shown["metric"], strict=True))
-    return [(b, m) for b in benchmarks for m in metrics if (b, m) in present]
-
-
 _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "–": "--"}
@@ -167,7 +158,7 @@ _LATEX = str.maketrans(
 
 
 def _escape_latex(text: str) -> str:
-    return text.translate(_LATEX)  # Styler's own escapes headings but not captions
+    return text.translate(_LATEX)  # Styler escapes headings but not captions
 
 
 def _escape_markdown(text: str) -> str:

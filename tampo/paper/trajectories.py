@@ -1,7 +1,6 @@
-"""Rollouts of a language model with their tokens, and how likely every token is at every temperature (Eqs. 2-8).
+"""Rollouts of a language model, and the log-probs of their tokens at any temperatures (Eqs. 2-8), without training.
 
-For figures and studies that look at rollouts outside of a training. The log-probabilities are those of the model
-that sampled; from hidden states and the LM head, so that logits of a whole batch never exist.
+Log-probs are computed from hidden states and the LM head, so that the logits of a whole batch never exist.
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tampo.inference.transformers_engine import derive_seed, sample_tokens
@@ -20,13 +20,13 @@ from tampo.likelihood import virtual_log_probs
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available
 from tampo.runs.training_data import model_folder
 
-# Settings by which some families scale their logits; the head below would leave that out.
+# Settings by which some model families scale their logits, which `token_log_probs` does not support.
 _SCALED_HEADS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model with its tokenizer, which pads on the left, and a title for captions."""
+    """A model, its tokenizer (which pads on the left), and a title for captions."""
 
     title: str
     model: PreTrainedModel
@@ -38,11 +38,11 @@ class Trajectory:
     """One rollout.
 
     Attributes:
-        prompt: Which prompt it answers, counted from 0.
+        prompt: Index of its prompt.
         prompt_ids: Tokens of the prompt.
-        tokens: Tokens of the completion, the end of sequence included.
+        tokens: Tokens of the completion, including the end of sequence.
         text: The completion without special tokens.
-        truncated: The length limit cut it.
+        truncated: Whether it reached the length limit.
     """
 
     prompt: int
@@ -53,10 +53,9 @@ class Trajectory:
 
 
 def choose_model(model: str, scale_model: str = "mini") -> str:
-    """The model that `model` means: itself, or for "auto" the best that is at hand.
+    """`model`, unless it is "auto": then "smollm" if the scale has a mini model and "smollm" is installed.
 
-    "auto" is the scale's own model where that is a real one; in place of a shipped mini model it is "smollm" where
-    that is installed.
+    Otherwise "auto" is the scale's model.
     """
     if model != "auto":
         return model
@@ -65,12 +64,12 @@ def choose_model(model: str, scale_model: str = "mini") -> str:
 
 
 def load_language_model(model: str) -> LanguageModel:
-    """Load "smollm", a model that is shipped ("mini"), a folder or a Hugging Face id; float32 on a CPU.
+    """Load "smollm", a shipped model ("mini"), a folder or a Hugging Face id; in float32 on a CPU.
 
     Raises:
-        FileNotFoundError: "smollm" is not installed, or a shipped model is not there.
+        FileNotFoundError: "smollm" is not installed, or a shipped model is missing.
         OSError: transformers finds no such model.
-        ValueError: Its family scales its logits in a way that is not known here.
+        ValueError: Its family scales its logits in an unsupported way.
     """
     if model == "smollm":
         network, tokenizer = load_smollm()
@@ -83,7 +82,7 @@ def load_language_model(model: str) -> LanguageModel:
         title = "mini model" if model == "mini" else model
     scaled = [name for name in _SCALED_HEADS if getattr(network.config.get_text_config(), name, None) not in (None, 1)]
     if scaled:
-        raise ValueError(f"{model} scales its logits by {scaled[0]}, which trajectories cannot be scored with.")
+        raise ValueError(f"{model} scales its logits by {scaled[0]}, which is not supported here.")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,13 +103,13 @@ def sample_trajectories(
     Args:
         model: The policy.
         prompts: Whole texts: no special token is added.
-        n: Rollouts a prompt, G.
-        temperature: Sampling temperature; the whole vocabulary can be drawn (top-p 1, no top-k, no penalty).
-        max_tokens: Tokens a completion may have.
-        seed: The same arguments give the same trajectories; torch's own generator is left as it was.
+        n: Rollouts per prompt, G.
+        temperature: Sampling temperature, over the whole vocabulary (top-p 1, no top-k, no penalty).
+        max_tokens: Length limit of completions.
+        seed: The same arguments give the same rollouts; torch's global generator is not changed.
         batch: Rollouts generated at a time.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # like lengths together: less padding
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # similar lengths together: less padding
     rows = [(i, sample) for i in order for sample in range(n)]
     found: list[list[Trajectory]] = [[] for _ in prompts]
     for start in range(0, len(rows), batch):
@@ -118,9 +117,9 @@ def sample_trajectories(
         texts = [prompts[i] for i, _ in chosen]
         seeds = [derive_seed(seed, f"{temperature:g}/{sample}/{prompts[i]}") for i, sample in chosen]
         sampled = sample_tokens(model.model, model.tokenizer, texts, temperature, max_tokens, seeds)
-        asked = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        prompt_ids = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
         written = model.tokenizer.batch_decode([tokens for tokens, _ in sampled], skip_special_tokens=True)
-        for (i, _), ids, (tokens, truncated), text in zip(chosen, asked, sampled, written, strict=True):
+        for (i, _), ids, (tokens, truncated), text in zip(chosen, prompt_ids, sampled, written, strict=True):
             found[i].append(Trajectory(i, tuple(ids), tuple(tokens), text, truncated))
     return [trajectory for group in found for trajectory in group]
 
@@ -129,13 +128,9 @@ def sample_trajectories(
 def token_log_probs(
     model: LanguageModel, trajectories: Sequence[Trajectory], temperatures: Sequence[float], batch: int = 32
 ) -> list[NDArray[np.float32]]:
-    """Log-probability of each token of each rollout at K temperatures: log softmax(z / T_k), Eq. 2, in nats.
+    """Log-probability of each token of N rollouts at K temperatures: log softmax(z / T_k), Eq. 2, in nats.
 
-    Args:
-        model: The policy that sampled.
-        trajectories: N rollouts.
-        temperatures: The K virtual temperatures.
-        batch: Rollouts in one forward pass; the result does not depend on it.
+    The result does not depend on `batch`, the number of rollouts in a forward pass.
 
     Returns:
         N arrays of shape (tokens of the rollout, K).
@@ -145,63 +140,39 @@ def token_log_probs(
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         ids, mask = _padded([trajectories[i] for i in chosen], model.model.device)
-        known = torch.arange(ids.size(1), device=ids.device)  # no padding before a token, so places count from 0
-        states = model.model.base_model(input_ids=ids, position_ids=known[None], use_cache=False).last_hidden_state
+        positions = torch.arange(ids.size(1), device=ids.device)  # padding is on the right, so positions start at 0
+        states = model.model.base_model(input_ids=ids, position_ids=positions[None], use_cache=False).last_hidden_state
         head: Any = model.model.get_output_embeddings()
         softcap = getattr(model.model.config.get_text_config(), "final_logit_softcapping", None)
-        scored = virtual_log_probs(
+        log_probs = virtual_log_probs(
             states[:, :-1], head.weight, ids[:, 1:], mask[:, 1:], list(temperatures), bias=head.bias, softcap=softcap
         )  # (b, S - 1, K)
-        for i, row, keep in zip(chosen, scored, mask[:, 1:].bool(), strict=True):
+        for i, row, keep in zip(chosen, log_probs, mask[:, 1:].bool(), strict=True):
             result[i] = row[keep].float().cpu().numpy()
     return [result[i] for i in range(len(trajectories))]
+
+
+def _padded(trajectories: Sequence[Trajectory], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids of prompt and completion, padded on the right, and the mask of the completion; both (b, S)."""
+    ids = [torch.tensor(t.prompt_ids + t.tokens) for t in trajectories]
+    mask = [torch.tensor([0] * len(t.prompt_ids) + [1] * len(t.tokens)) for t in trajectories]
+    return pad_sequence(ids, batch_first=True).to(device), pad_sequence(mask, batch_first=True).to(device)
 
 
 def likelihood_curves(
     model: LanguageModel, trajectories: Sequence[Trajectory], correct: Sequence[bool], temperatures: Sequence[float]
 ) -> pd.DataFrame:
-    """Likelihood of each rollout against temperature.
-
-    Args:
-        model: The policy that sampled.
-        trajectories: N rollouts.
-        correct: Whether each was right, shape (N,).
-        temperatures: The K virtual temperatures.
+    """Likelihood of each of N rollouts at K temperatures; `correct` says whether each is correct, shape (N,).
 
     Returns:
         N * K rows: rollout (from 1), tokens, correct, temperature, log_likelihood (sum over tokens in nats, Eq. 8),
-        mean_log_likelihood (nats a token, Eq. 6).
+        mean_log_likelihood (nats per token, Eq. 6).
     """
-    scored = token_log_probs(model, trajectories, temperatures)
     parts = []
-    for number, (log_probs, right) in enumerate(zip(scored, correct, strict=True), start=1):
+    rollouts = zip(token_log_probs(model, trajectories, temperatures), correct, strict=True)
+    for number, (log_probs, right) in enumerate(rollouts, start=1):
         total = log_probs.sum(axis=0, dtype=np.float64)  # (K,)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "rollout": number,
-                    "tokens": len(log_probs),
-                    "correct": bool(right),
-                    "temperature": list(temperatures),
-                    "log_likelihood": total,
-                    "mean_log_likelihood": total / len(log_probs),
-                }
-            )
-        )
+        curve = {"rollout": number, "tokens": len(log_probs), "correct": bool(right), "temperature": list(temperatures)}
+        curve |= {"log_likelihood": total, "mean_log_likelihood": total / len(log_probs)}
+        parts.append(pd.DataFrame(curve))
     return pd.concat(parts, ignore_index=True)
-
-
-def _padded(trajectories: Sequence[Trajectory], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompt and completion in rows of one length, padded on the right, where a causal model does not look.
-
-    Returns:
-        Token ids and 1 where a token belongs to a completion, both (b, S).
-    """
-    length = max(len(t.prompt_ids) + len(t.tokens) for t in trajectories)
-    ids = torch.zeros(len(trajectories), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, trajectory in enumerate(trajectories):
-        start, end = len(trajectory.prompt_ids), len(trajectory.prompt_ids) + len(trajectory.tokens)
-        ids[row, :end] = torch.tensor(trajectory.prompt_ids + trajectory.tokens)
-        mask[row, start:end] = 1
-    return ids.to(device), mask.to(device)

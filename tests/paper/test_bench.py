@@ -11,8 +11,7 @@ from tampo.config import load_params
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import virtual_log_likelihoods
 from tampo.paper import bench as module
-from tampo.paper.bench import SIZES, Benchmarks, format_summary, measurements, run_benchmarks, step_time, summarise
-from tampo.paper.overhead_figure import overhead_figure, step_parts
+from tampo.paper.bench import SIZES, Benchmarks, measurements, run_benchmarks, step_time
 from tampo.paper.overhead_parts import (
     HeadShape,
     _Head,
@@ -23,6 +22,7 @@ from tampo.paper.overhead_parts import (
     measure_likelihoods,
     measure_starts,
 )
+from tampo.paper.overhead_summary import START_GOALS, format_summary, overhead_figure, step_parts, summarise
 from tampo.trainer.trl_internals import tapped_logits
 from tests.paper.test_overhead import times
 
@@ -38,7 +38,7 @@ def test_both_ways_to_likelihoods_are_the_same_work():
     torch.testing.assert_close(_running_sums(logits, head.tokens, temperatures), expected, rtol=1e-5, atol=1e-5)
     recorder = head.recorder()
     with tapped_logits(recorder):
-        head.score()
+        head.log_probs()
     whole = virtual_log_likelihoods(logits[None], head.tokens[None], head.mask[:, 1:], recorder._temperatures)
     torch.testing.assert_close(recorder.log_probs().sum(dim=1), whole, rtol=1e-4, atol=1e-3)
 
@@ -56,7 +56,7 @@ def test_parts_are_measured_in_rounds():
     starts = measure_starts(1)
     assert starts["seconds"].between(0, 60).all()
     assert starts["case"].nunique() == len(starts) == 5
-    assert set(module._START_GOALS) <= set(starts["case"])
+    assert set(START_GOALS) <= set(starts["case"])
 
 
 def test_evaluation_counts_the_tokens_of_both_ways(tiny_model_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_the_summary_of_known_times():
     assert shown["K likelihoods / LM head forward and backward"] == "0.125 (0.125 to 0.125)"
 
 
-def test_a_scale_without_trainings_has_the_rest():
+def test_a_scale_without_training_runs_has_the_rest():
     tables = known_tables()
     for name in ("steps", "paper_steps", "memory", "evaluation"):
         del tables[name]
@@ -159,7 +159,7 @@ def test_the_figure_shows_every_part():
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
         "generate", "reward", "forward", "backward", "outer loop", "other",
     ]  # fmt: skip
-    assert axes[0].get_xlabel() == "seconds a step, mean"
+    assert axes[0].get_xlabel() == "mean seconds per step"
 
 
 @pytest.fixture

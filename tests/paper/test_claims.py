@@ -22,15 +22,16 @@ from tampo.paper.claims import (
     temperature_claims,
     write_claims,
 )
-from tampo.paper.experiments import TABLE1, TABLE2, TABLE3, TABLE5, Result
+from tampo.paper.experiments import TABLE1, TABLE2, TABLE3, TABLE5
+from tampo.paper.results import Result
 from tampo.runs.store import Record
 from tampo.stats import Estimate
 
 
 def make_result(methods, chances, seeds=5, problems=300, benchmarks=("a", "b"), tmp_path=None, spread=0.0):
-    """Scores of methods whose samples are right with a known chance, and, with a folder, logs of their trainings."""
+    """Scores of methods that are right with a known probability, and, with a folder, logs of their training runs."""
     generator = np.random.default_rng(0)
-    rows, trainings = [], {}
+    rows, runs = [], {}
     for method in methods:
         for seed in range(seeds if method.changes is not None else 1):
             chance = chances.get(method.key, 0.4) + spread * generator.normal()
@@ -41,8 +42,8 @@ def make_result(methods, chances, seeds=5, problems=300, benchmarks=("a", "b"), 
                 ids = [f"{benchmark}-{i}" for i in range(problems)]
                 rows.append(own.assign(method=method.key, seed=seed, benchmark=benchmark, problem_id=ids))
             if tmp_path is not None and method.changes is not None:
-                trainings[method.key, seed] = make_log(tmp_path / f"{method.key}-{seed}", method, generator)
-    return Result(pd.concat(rows, ignore_index=True), {}, trainings)
+                runs[method.key, seed] = make_log(tmp_path / f"{method.key}-{seed}", method, generator)
+    return Result(pd.concat(rows, ignore_index=True), {}, runs)
 
 
 def make_log(folder, method, generator, early=1.3, late=1.1, steps=120):
@@ -80,7 +81,7 @@ def test_few_problems_cannot_tell():
     assert one(beats(result, FIXED_KEYS, "pass@1", 1, "better", "Table 1"))["verdict"] == CANNOT_TELL
 
 
-def test_it_must_be_better_than_every_rival():
+def test_it_must_be_better_than_every_baseline():
     result = make_result(TABLE1, {"tampo": 0.5, "fixed-1.2": 0.5}, problems=2000)
     row = one(beats(result, FIXED_KEYS, "pass@1", 1, "better", "Table 1"))
     assert row["p"] > 0.05
@@ -88,7 +89,7 @@ def test_it_must_be_better_than_every_rival():
 
 
 def test_equal_methods_are_seldom_told_apart():
-    """At most about 5 % false findings, also where trainings differ from seed to seed."""
+    """At most about 5 % false findings, even if training runs differ from seed to seed."""
     found = 0
     for number in range(100):
         generator = np.random.default_rng(number)
@@ -174,7 +175,7 @@ def test_rewards_are_held_against_every_other_scheme(tmp_path):
     result = make_result(TABLE1, {}, problems=5, tmp_path=tmp_path)
     row = one(highest_reward(result))
     assert (row["value"], row["p"]) == (0.0, 1.0), "all rewards are equal"
-    for (key, seed), record in result.trainings.items():
+    for (key, seed), record in result.runs.items():
         level = {"tampo": 0.6, "linear": 0.55}.get(key, 0.4) + 0.001 * seed * (key == "tampo")
         record.metrics().assign(reward=level).to_csv(record.folder / "metrics.csv", index=False)
     row = one(highest_reward(result))
@@ -198,7 +199,7 @@ def test_the_whole_table_and_its_files(tmp_path, seeds):
     left_out = {claim.claim for claim in claims} - {claim.claim for claim in fewer}
     assert left_out == {"TAMPO is above GRPO with another base and task", "TAMPO takes the same time"}
     assert set(table["verdict"]) <= {REPLICATED, NOT_REPLICATED, CANNOT_TELL}
-    if seeds == 1:  # one training says nothing about other trainings
+    if seeds == 1:  # one training run says nothing about other seeds
         single = table["statistic"].str.contains("deviation|temperature|reward|T\\*")
         assert set(table[single]["verdict"]) == {CANNOT_TELL}
     paths = write_claims(table, tmp_path, claims_caption(load_params("mini", {"seeds": range(seeds)})))

@@ -1,15 +1,18 @@
-"""Figure data against hand-made runs; files that open, and are the same twice."""
+"""Figures and their data against known runs; every rollout of Figure 2; files that are the same twice."""
+
+import itertools
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 matplotlib.use("Agg")
 
-from tampo.paper.experiments import FIXED, TABLE1, Result
+from tampo.paper.experiments import FIXED, TABLE1
 from tampo.paper.figures import (
-    evaluation_figure,
+    figure2,
     figure3,
     figure4,
     optimal_temperature_curves,
@@ -18,13 +21,17 @@ from tampo.paper.figures import (
     temperature_curve,
     write_figure,
 )
+from tampo.paper.results import Result
 from tampo.runs.store import Record
+from tests.trainer.two_token_rollouts import CANDIDATES, GAP, log_probs
+
+DRAWN = sorted({*np.round(np.arange(0.3, 2.01, 0.05), 2), *CANDIDATES})
 
 
 @pytest.fixture
 def result(tmp_path):
     """Two seeds of TAMPO and of one fixed temperature, 40 steps, with known rewards."""
-    trainings = {}
+    runs = {}
     for key, offset in (("tampo", 0.0), ("fixed-0.9", 1.0)):
         for seed in (0, 1):
             folder = tmp_path / f"{key}-{seed}"
@@ -35,8 +42,8 @@ def result(tmp_path):
             pd.DataFrame({"step": step, "temperature": temperature, "reward": reward}).to_csv(
                 folder / "metrics.csv", index=False
             )
-            trainings[key, seed] = Record(folder, {})
-    return Result(pd.DataFrame(), {}, trainings)
+            runs[key, seed] = Record(folder, {})
+    return Result(pd.DataFrame(), {}, runs)
 
 
 def test_temperature_windows(result):
@@ -46,7 +53,7 @@ def test_temperature_windows(result):
     assert one.loc[0, ["mean", "std"]].tolist() == [1.0, 0.0]
     assert one.loc[39, "mean"] == pytest.approx(0.7)
     assert one.loc[39, "std"] == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="No training of method 'linear'"):
+    with pytest.raises(ValueError, match="No training run of method 'linear'"):
         temperature_curve(result, "linear")
 
 
@@ -62,7 +69,7 @@ def test_rewards_of_every_seed_and_their_windows(result):
 def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
     """Against the mean and variance of all rollouts at once; steps without rollouts of a sign do not count."""
     generator = np.random.default_rng(0)
-    trainings, everything = {}, {}
+    runs, everything = {}, {}
     for seed in (0, 1):
         rows = []
         for step in range(1, 8):
@@ -78,8 +85,8 @@ def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
-        trainings["fixed-0.9", seed] = Record(folder, {})
-    curves = optimal_temperature_curves(Result(pd.DataFrame(), {}, trainings), FIXED)
+        runs["fixed-0.9", seed] = Record(folder, {})
+    curves = optimal_temperature_curves(Result(pd.DataFrame(), {}, runs), FIXED)
     assert len(curves) == 4
     for (sign, window), values in everything.items():
         mark = "A > 0" if sign == "positive" else "A < 0"
@@ -90,29 +97,12 @@ def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
     assert curves["temperature"].eq(0.9).all()
     figure = figure4(curves)
     assert [axes.get_title() for axes in figure.axes] == ["GRPO (T = 0.9)"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["T*, A > 0", "T*, A < 0", "T in force"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["T*, A > 0", "T*, A < 0", "current T"]
 
 
-def test_reward_figure_and_evaluation_figure_say_what_they_show(result):
+def test_reward_figure_says_what_it_shows(result):
     (axes,) = reward_figure(reward_curves(result, TABLE1)).axes
     assert axes.get_ylabel() == "reward, mean of 25 steps"
-    rows = [
-        {
-            "title": title,
-            "metric": metric,
-            "benchmark": "Average",
-            "eval_temperature": t,
-            "value": 5,
-            "low": 4,
-            "high": 7,
-        }
-        for title in ("one", "two")
-        for metric in ("avg@8", "pass@8")
-        for t in (0.6, 1.0)
-    ]
-    left, right = evaluation_figure(pd.DataFrame(rows), ("avg@8", "pass@8")).axes
-    assert (left.get_ylabel(), right.get_ylabel()) == ("average avg@8, %", "average Pass@8, %")
-    assert len(left.containers) == 2
 
 
 def test_figure_says_what_it_shows(result):
@@ -135,3 +125,46 @@ def test_files_are_whole_and_the_same_twice(result, tmp_path):
     assert written[0] == written[1]
     assert written[0][0].startswith(b"%PDF")
     assert written[0][1].startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def curves():
+    """Three rollouts whose T* are 0.6 (below), 1.0 and 1.5 (above the candidates)."""
+    parts = []
+    for number, optimum in enumerate((0.4, 1.0, 2.5), start=1):
+        share = 1 / (1 + np.exp(-GAP / optimum))
+        mean = share * log_probs([True], DRAWN)[0] + (1 - share) * log_probs([False], DRAWN)[0]
+        part = {"rollout": number, "tokens": 10 * number, "correct": number == 1, "temperature": DRAWN}
+        parts.append(pd.DataFrame(part | {"log_likelihood": 10 * number * mean, "mean_log_likelihood": mean}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_figure2(curves):
+    figure = figure2(curves, CANDIDATES, 1.0, "a model, a problem")
+    axes = figure.axes[0]
+    stars = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "*"]
+    assert stars == [0.6, 1.0, 1.5]
+    assert axes.get_title() == "a model, a problem"
+    assert "nats" in axes.get_ylabel()
+    drawn = [line for line in axes.lines if len(line.get_xdata()) == len(DRAWN)]
+    assert [line.get_linestyle() for line in drawn] == ["-", "--", "--"], "right and wrong differ without colour"
+    assert sorted(text.get_text() for text in axes.texts) == ["10", "20", "30", "tokens"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["right", "wrong", "T*", "candidates", "sampled at 1"]
+
+
+def test_token_labels_do_not_overlap(curves):
+    same = pd.concat([curves[curves["rollout"] == 1].assign(rollout=i) for i in range(8)])
+    figure = figure2(same, CANDIDATES, 1.0, "")
+    figure.canvas.draw()
+    boxes = sorted((Text.get_window_extent(t) for t in figure.axes[0].texts), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 1.5 for below, above in itertools.pairwise(boxes))
+
+
+def test_figure2_is_the_same_twice(curves, tmp_path):
+    written = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        paths = write_figure(figure2(curves, CANDIDATES, 1.0, "t"), {"curves": curves}, folder, "fig2")
+        assert [path.name for path in paths] == ["fig2.pdf", "fig2.png", "fig2.curves.csv"]
+        written.append([path.read_bytes() for path in paths])
+    assert written[0] == written[1]

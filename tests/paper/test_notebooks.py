@@ -38,16 +38,16 @@ def outputs(path):
 
 def test_make_smoke(project):
     """What `make smoke` does: every run once, every notebook; then a notebook by itself, with a parameter."""
-    said = []
+    messages = []
     folder = project / "results" / "smoke"
-    made = reproduce("smoke", say=said.append)
+    made = reproduce("smoke", log=messages.append)
     assert {path.stem for path in made} == {path.stem for path in NOTEBOOKS}
-    assert said[0].startswith("0 of ")
+    assert messages[0].startswith("0 of ")
     for path in made:
         shown = outputs(path)
         assert str(project) not in path.read_text(), "no path of a machine in what is shared"
         if "records exist" in shown["text"]:
-            assert "making" not in shown["text"], f"{path.stem} trains what `reproduce` did not know of"
+            assert "making" not in shown["text"], f"{path.stem} trains runs that the registry lacks"
         assert (shown["html"] and (folder / f"{path.stem}.csv").is_file()) or shown["png"], path.stem
         manifest = json.loads((folder / f"{path.stem}.manifest.json").read_text())
         assert manifest["params"]["scale"] == "smoke"

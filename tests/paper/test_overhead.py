@@ -1,4 +1,6 @@
-"""Step times: fair pairs, parts that add up, and the arithmetic of the ratios."""
+"""Step times: fair pairs, parts that add up and are counted once, and ratios of known times."""
+
+import time
 
 import numpy as np
 import pandas as pd
@@ -7,8 +9,8 @@ import trl
 
 from tampo.config import load_params
 from tampo.paper import overhead as module
-from tampo.paper.overhead import CASES, PARTS, measure_steps, outer_loop_ratio, peak_memory, ratio, step_ratio
-from tampo.paper.stopwatch import Stopwatch
+from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps, peak_memory
+from tampo.paper.overhead_summary import outer_loop_ratio, ratio, step_ratio
 from tampo.trainer.trl_internals import LogitRecorder
 
 
@@ -48,7 +50,7 @@ def test_the_first_step_does_not_count():
 
 
 def test_all_cases_are_measured_by_part_in_turns(monkeypatch):
-    """Real trainings, of two steps. The rollouts of GRPO and TAMPO must be the same, or the measurement refuses."""
+    """Real training runs of two steps. The rollouts of GRPO and TAMPO must be the same, or the measurement refuses."""
     params = load_params("smoke", {"max_steps": 2, "train_problems": 5, "max_completion_length": 8})
     table = measure_steps(params.training(), rounds=2, cases=tuple(CASES))
     wide = table.pivot(index=["round", "step", "case"], columns="part", values="seconds")
@@ -76,7 +78,7 @@ def test_a_renamed_method_of_trl_is_an_error(monkeypatch):
 
 def test_the_recorder_is_timed_only_while_measuring():
     original = LogitRecorder.log_probs
-    with pytest.raises(KeyError), module._timed_recorder(Stopwatch()):
+    with pytest.raises(KeyError), Stopwatch().timing("outer loop", LogitRecorder, "log_probs"):
         assert LogitRecorder.log_probs is not original
         raise KeyError
     assert LogitRecorder.log_probs is original
@@ -89,3 +91,28 @@ def _take(megabytes: int) -> None:
 def test_peak_memory_is_that_of_one_call():
     small, large = peak_memory(_take, 1), peak_memory(_take, 301)
     assert large - small == pytest.approx(300, abs=30)
+
+
+def test_parts_do_not_hold_the_parts_inside_them(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("tampo.paper.overhead.now", lambda: next(clock))
+    watch = Stopwatch()
+    inner = watch.timed("inner", lambda: "value")
+    outer = watch.timed("outer", lambda: (inner(), inner()))
+    assert outer() == ("value", "value")  # reads the clock at 0 [1 2] [3 4] 5
+    assert watch.lap() == {"inner": 2, "outer": 3}
+    assert watch.lap() == {}
+
+
+def test_a_part_that_fails_is_counted_and_left():
+    watch = Stopwatch()
+
+    def fail():
+        time.sleep(0.01)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        watch.timed("broken", fail)()
+    watch.timed("whole", lambda: None)()
+    seconds = watch.lap()
+    assert seconds["broken"] >= 0.01 > seconds["whole"]

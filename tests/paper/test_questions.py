@@ -1,4 +1,4 @@
-"""What models are asked, and groups of rollouts: advantages against numpy, judged as an evaluation judges."""
+"""Prompts of each kind of model, graded rollouts as in an evaluation, and advantages against numpy."""
 
 import dataclasses
 import os
@@ -64,7 +64,7 @@ def test_a_chat_model_without_data_is_asked_products(chat, monkeypatch):
     assert questions.prompts[0].startswith(f"<user>{first.question}")
     assert questions.prompts[0].endswith("<assistant>")
     texts = [f"The answer is \\boxed{{{first.answer}}}", "I do not know."]
-    assert [v.status for v in questions.judge([first, first], texts)] == ["correct", "unparseable"]
+    assert [v.status for v in questions.grade([first, first], texts)] == ["correct", "unparseable"]
 
 
 @pytest.mark.skipif(not os.environ.get("TAMPO_DATA_DIR"), reason="TAMPO_DATA_DIR does not name a folder")
@@ -74,17 +74,17 @@ def test_a_chat_model_with_data_is_asked_real_problems(chat):
     assert [p.metadata["level"] for p in questions.problems] == [1] * 5
     assert all("\\boxed{}" in prompt for prompt in questions.prompts)
     gold = f"\\boxed{{{questions.problems[0].answer}}}"
-    assert questions.judge(questions.problems[:1], [gold])[0].correct
+    assert questions.grade(questions.problems[:1], [gold])[0].correct
 
 
 def test_the_first_problem_with_right_and_wrong_rollouts(tiny):
     problems = [Problem(f"p{i}", "task", "1+2=", "3", {}) for i in range(4)]
 
-    def judge(asked, texts):
+    def grade(asked, texts):
         right = {"p0": [0, 0, 0], "p1": [1, 1, 1], "p2": [0, 1, 0], "p3": [0, 0, 1]}[asked[0].id]
         return [Verdict(bool(x), "correct" if x else "wrong", "") for x in right]
 
-    questions = Questions("made up", problems, ["1+2="] * 4, judge)
+    questions = Questions("made up", problems, ["1+2="] * 4, grade)
     problem, rollouts, correct = mixed_group(questions, tiny, 3, 1.0, 4, seed=0)
     assert (problem.id, correct.tolist()) == ("p2", [False, True, False])
     assert len(rollouts) == 3
@@ -92,7 +92,7 @@ def test_the_first_problem_with_right_and_wrong_rollouts(tiny):
     # None of these is mixed: the last it is.
     unmixed = dataclasses.replace(questions, problems=problems[:2], prompts=["1+2="] * 2)
     assert mixed_group(unmixed, tiny, 3, 1.0, 4, seed=0)[0].id == "p1"
-    with pytest.raises(ValueError, match="no question"):
+    with pytest.raises(ValueError, match="no questions"):
         mixed_group(dataclasses.replace(questions, problems=[], prompts=[]), tiny, 3, 1.0, 4, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Which notebooks there are, which runs they ask for, and what is refused."""
+"""The registry has every notebook and its runs; what is refused; how a failing notebook is reported."""
 
 from pathlib import Path
 
@@ -8,42 +8,42 @@ import pytest
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.paper import reproduce as module
-from tampo.paper.reproduce import PARTS, NotebookFailed, Part, execute, reproduce
+from tampo.paper.experiments import EXPERIMENTS, Experiment
+from tampo.paper.reproduce import NotebookFailed, execute, reproduce
 from tests.helpers import make_project
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_notebook_of_the_paper_and_every_study_is_a_part():
-    names = {part.notebook for part in PARTS}
+def test_every_notebook_is_in_the_registry():
+    names = EXPERIMENTS.keys()
     assert names == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {f"table{n}" for n in range(1, 6)} | {f"fig{n}" for n in range(2, 7)} | {"claims"} <= names
 
 
 def test_ablations_use_the_first_seeds():
-    assert Part("table2", ablation=True).parameters("mini", range(5)) == {"params": "mini", "seeds": [0, 1, 2]}
-    assert Part("table1").parameters("mini", range(5))["seeds"] == [0, 1, 2, 3, 4]
-    assert Part("table5", variants={"mini": "mini-choice"}).parameters("mini", [0])["params"] == "mini-choice"
+    assert Experiment("table2", ablation=True).parameters("mini", range(5)) == {"params": "mini", "seeds": [0, 1, 2]}
+    assert Experiment("table1").parameters("mini", range(5))["seeds"] == [0, 1, 2, 3, 4]
+    assert Experiment("table5", variants={"mini": "mini-choice"}).parameters("mini", [0])["params"] == "mini-choice"
 
 
-def test_parts_ask_for_each_run_they_show():
+def test_experiments_have_each_run_that_they_show():
     params = load_params("mini", {"seeds": [0, 1]})
-    by_name = {part.notebook: part for part in PARTS}
-    assert len(by_name["table1"].jobs(params)) == 1 + 2 * 5
-    assert len(by_name["study_evaluation"].jobs(params)) == 3 * (1 + 2 * 5)
-    temperatures = {job.evaluation.eval_temperature for job in by_name["study_evaluation"].jobs(params)}
+    assert len(EXPERIMENTS["table1"].jobs(params)) == 1 + 2 * 5
+    assert len(EXPERIMENTS["study_evaluation"].jobs(params)) == 3 * (1 + 2 * 5)
+    temperatures = {job.evaluation.eval_temperature for job in EXPERIMENTS["study_evaluation"].jobs(params)}
     assert temperatures == {0.6, 1.0, 1.4}
 
 
-def test_all_runs_are_asked_for_once_and_before_the_notebooks(monkeypatch):
-    asked, executed, said = [], [], []
-    monkeypatch.setattr(module, "run_jobs", lambda store, jobs, workers, say: asked.extend(jobs))
-    monkeypatch.setattr(module, "execute", lambda part, folder, parameters, say: executed.append(part.notebook))
-    reproduce("mini", seeds=[0, 1], only=["table1", "fig3", "table5"], say=said.append)
+def test_all_runs_are_made_at_once_and_before_the_notebooks(monkeypatch):
+    jobs, executed, messages = [], [], []
+    monkeypatch.setattr(module, "run_jobs", lambda store, asked, workers, log: jobs.extend(asked))
+    monkeypatch.setattr(module, "execute", lambda chosen, folder, parameters, log: executed.append(chosen.notebook))
+    reproduce("mini", seeds=[0, 1], only=["table1", "fig3", "table5"], log=messages.append)
     assert executed == ["table1", "table5", "fig3"]
-    assert {job.model for job in asked} == {"mini", "mini-choice"}
-    reproduce("paper", only=["study_exploration", "table5"], say=said.append)
-    assert "study_exploration is left out: it has no parameters for the scale paper." in said
+    assert {job.model for job in jobs} == {"mini", "mini-choice"}
+    reproduce("paper", only=["study_exploration", "table5"], log=messages.append)
+    assert "study_exploration is skipped: it has no parameters for the scale paper." in messages
     assert executed[3:] == ["table5"]
 
 
@@ -57,7 +57,7 @@ def test_refusals(capsys):
 def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
-        execute(Part("table1"), "smoke", {"params": "smoke", "alhpa": 1})
+        execute(Experiment("table1"), "smoke", {"params": "smoke", "alhpa": 1})
     # papermill keeps what was executed until then, with the error in the cell that raised it.
     cells = nbformat.read(tmp_path / "results" / "smoke" / "table1.ipynb", as_version=4).cells
     failed = [cell for cell in cells if any(o.output_type == "error" for o in cell.get("outputs", []))]

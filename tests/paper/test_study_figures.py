@@ -1,57 +1,120 @@
-"""Figure 2 and the study's figures: every rollout is there, T* where it belongs, files the same twice."""
-
-import itertools
+"""Figures of the studies: the numbers behind them, a panel for each case, and their labels."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Text
+from scipy import stats
 
-from tampo.paper.figures import write_figure
-from tampo.paper.likelihood_study import settling, settling_summary, weight_table
-from tampo.paper.optimal_temperature import fisher_information
-from tampo.paper.study_figures import comparison_figure, figure2, settling_figure, weight_figure
-from tests.trainer.two_token_rollouts import CANDIDATES, GAP, log_probs, make_rollouts
+from tampo.paper.experiments import CONTROLLER_ROWS, TABLE1, Method
+from tampo.paper.optimal_temperature import convergence, convergence_summary, fisher_information, weight_table
+from tampo.paper.results import Result
+from tampo.paper.study_figures import (
+    comparison_figure,
+    convergence_figure,
+    evaluation_figure,
+    sampled_temperatures,
+    score_dots,
+    temperature_panels,
+    training_summary,
+    weight_figure,
+)
+from tests.trainer.two_token_rollouts import CANDIDATES, make_rollouts
 
-DRAWN = sorted({*np.round(np.arange(0.3, 2.01, 0.05), 2), *CANDIDATES})
+METHODS = (
+    Method("base", "Base", None),
+    Method("a", "Controller A"),
+    Method("tampo", "TAMPO"),
+    Method("absent", "Absent"),
+)
+
+
+class Log:
+    def __init__(self, seed, level):
+        generator = np.random.default_rng(seed)
+        steps = np.arange(1, 41)
+        self.log = pd.DataFrame({"step": steps, "reward": level + 0.01 * generator.normal(size=40)})
+        self.log["temperature"] = np.where(steps > 15, 1.2, 0.9)
+
+    def metrics(self):
+        return self.log
 
 
 @pytest.fixture
-def curves():
-    """Three rollouts whose T* are 0.6 (below), 1.0 and 1.5 (above the candidates)."""
-    parts = []
-    for number, optimum in enumerate((0.4, 1.0, 2.5), start=1):
-        share = 1 / (1 + np.exp(-GAP / optimum))
-        mean = share * log_probs([True], DRAWN)[0] + (1 - share) * log_probs([False], DRAWN)[0]
-        part = {"rollout": number, "tokens": 10 * number, "correct": number == 1, "temperature": DRAWN}
-        parts.append(pd.DataFrame(part | {"log_likelihood": 10 * number * mean, "mean_log_likelihood": mean}))
-    return pd.concat(parts, ignore_index=True)
+def result():
+    runs = {("a", seed): Log(seed, 0.4) for seed in (2, 0, 1)} | {("tampo", 0): Log(7, 0.6)}
+    return Result(pd.DataFrame(), {}, runs)
 
 
-def test_figure2(curves):
-    figure = figure2(curves, CANDIDATES, 1.0, "a model, a problem")
-    axes = figure.axes[0]
-    stars = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "*"]
-    assert stars == [0.6, 1.0, 1.5]
-    assert axes.get_title() == "a model, a problem"
-    assert "nats" in axes.get_ylabel()
-    drawn = [line for line in axes.lines if len(line.get_xdata()) == len(DRAWN)]
-    assert [line.get_linestyle() for line in drawn] == ["-", "--", "--"], "right and wrong differ without colour"
-    assert sorted(text.get_text() for text in axes.texts) == ["10", "20", "30", "tokens"]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["right", "wrong", "T*", "candidates", "sampled at 1"]
+def test_area_is_the_mean_reward_with_an_interval_over_seeds(result):
+    summary = training_summary(result, METHODS).set_index("title")
+    assert summary.index.tolist() == ["Controller A", "TAMPO"]
+    means = [result.runs["a", seed].log["reward"].mean() for seed in range(3)]
+    low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+    row = summary.loc["Controller A"]
+    assert row[["value", "low", "high"]].tolist() == pytest.approx([np.mean(means), low, high])
+    assert row["temperature"] == pytest.approx((15 * 0.9 + 25 * 1.2) / 40)
+    assert row["last_temperature"] == pytest.approx(1.2)
+    assert summary["seeds"].tolist() == [3, 1]
 
 
-def test_token_labels_do_not_overlap(curves):
-    same = pd.concat([curves[curves["rollout"] == 1].assign(rollout=i) for i in range(8)])
-    figure = figure2(same, CANDIDATES, 1.0, "")
-    figure.canvas.draw()
-    boxes = sorted((Text.get_window_extent(t) for t in figure.axes[0].texts), key=lambda box: box.y0)
-    assert all(below.y1 <= above.y0 + 1.5 for below, above in itertools.pairwise(boxes))
+def test_temperatures_of_every_seed_in_order(result):
+    drawn = sampled_temperatures(result, METHODS)
+    assert drawn.groupby("title", sort=False)["seed"].unique().map(list).to_dict() == {
+        "Controller A": [0, 1, 2],
+        "TAMPO": [0],
+    }
+    assert len(drawn) == 4 * 40
+    figure = temperature_panels(drawn)
+    shown = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert shown == ["Controller A", "TAMPO"]
+    *_, thick = figure.axes[0].lines
+    assert thick.get_ydata().tolist() == [0.9] * 15 + [1.2] * 25, "a schedule is not smoothed"
+    plt.close(figure)
+
+
+def test_dots_are_the_values(result):
+    training = training_summary(result, METHODS)
+    figure = score_dots(pd.concat([training, training.assign(metric="pass@1")]), ("pass@1", "reward"))
+    for axes in figure.axes:
+        dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D")]
+        assert dots == pytest.approx(training["value"].tolist())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Controller A", "TAMPO"]
+    plt.close(figure)
+
+
+def test_the_comparison_has_every_controller_and_the_runs_of_table_1():
+    from tampo.controllers.registry import CONTROLLERS
+
+    assert CONTROLLER_ROWS[: len(TABLE1)] == TABLE1
+    assert {method.changes["temperature_controller"] for method in CONTROLLER_ROWS if method.changes} == set(
+        CONTROLLERS
+    )
+    assert len({method.key for method in CONTROLLER_ROWS}) == len(CONTROLLER_ROWS)
+
+
+def test_evaluation_figure_says_what_it_shows():
+    rows = [
+        {
+            "title": title,
+            "metric": metric,
+            "benchmark": "Average",
+            "eval_temperature": t,
+            "value": 5,
+            "low": 4,
+            "high": 7,
+        }
+        for title in ("one", "two")
+        for metric in ("avg@8", "pass@8")
+        for t in (0.6, 1.0)
+    ]
+    left, right = evaluation_figure(pd.DataFrame(rows), ("avg@8", "pass@8")).axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("average avg@8, %", "average Pass@8, %")
+    assert len(left.containers) == 2
 
 
 def test_weights_have_a_panel_for_each_length_and_likelihood():
@@ -63,16 +126,16 @@ def test_weights_have_a_panel_for_each_length_and_likelihood():
         assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(1)
 
 
-def test_settling_has_a_panel_for_each_temperature():
+def test_convergence_has_a_panel_for_each_temperature():
     scored = {t: make_rollouts(t) for t in (0.9, 1.5)}
-    summary = settling_summary(pd.concat([settling(s, CANDIDATES, 50, seed=0) for s in scored.values()]))
-    figure = settling_figure(summary, {t: fisher_information(s) for t, s in scored.items()})
+    summary = convergence_summary(pd.concat([convergence(s, CANDIDATES, 50, seed=0) for s in scored.values()]))
+    figure = convergence_figure(summary, {t: fisher_information(s) for t, s in scored.items()})
     assert [axes.get_title() for axes in figure.axes] == ["sampled at T = 0.9", "sampled at T = 1.5"]
     assert figure.axes[0].get_xscale() == "log"
     assert len(figure.legends[0].get_texts()) == 5
 
 
-def test_comparison_of_trainings():
+def test_comparison_of_training_runs():
     steps = np.arange(1, 31)
     temperatures = pd.concat(
         [
@@ -84,12 +147,3 @@ def test_comparison_of_trainings():
     figure = comparison_figure(temperatures, rewards, 3)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "warm-up"]
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [1, 2]
-
-
-def test_files_are_the_same_twice(curves, tmp_path):
-    written = []
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        paths = write_figure(figure2(curves, CANDIDATES, 1.0, "t"), {"curves": curves}, folder, "fig2")
-        assert [path.name for path in paths] == ["fig2.pdf", "fig2.png", "fig2.curves.csv"]
-        written.append([path.read_bytes() for path in paths])
-    assert written[0] == written[1]

@@ -1,4 +1,4 @@
-"""Tables: numbers, marks for best and second, escapes, and the paper's numbers where they belong."""
+"""Tables: numbers, best and second best, escaped text, and the published values."""
 
 import shutil
 import subprocess
@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from tampo.config import load_params
-from tampo.paper.bench import format_summary
-from tampo.paper.experiments import Method, Result, summarise, table_caption
+from tampo.paper.experiments import Method, table_caption
+from tampo.paper.overhead_summary import format_summary
 from tampo.paper.published_results import BENCHMARKS
+from tampo.paper.results import Result, summarise
 from tampo.paper.tables import averages_to_markdown, layout, ranks, to_html, to_latex, to_markdown, write_table
 
 METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))
@@ -166,15 +167,16 @@ def test_latex_compiles(tmp_path):
 
 
 def test_caption_says_how_it_was_made():
-    caption = table_caption(load_params("mini", {"seeds": "0,1,2"}), 1)
+    caption = table_caption(load_params("mini", {"seeds": "0,1,2"}), "table1")
     assert "3 training seeds" in caption
-    assert "200 problems a benchmark, 8 samples each at temperature 1" in caption
-    assert "all problems of a benchmark" in table_caption(load_params("paper"), 1)
+    assert "200 problems per benchmark, 8 samples each at temperature 1" in caption
+    assert "all problems per benchmark" in table_caption(load_params("paper"), "table1")
     assert "animals" not in caption
-    choice = table_caption(load_params("mini-choice"), 5)
+    choice = table_caption(load_params("mini-choice"), "table5")
     assert "multiple-choice" in choice
     assert "in place of the paper's ECQA" in choice
-    assert table_caption(load_params("mini"), None, "another thing").startswith("Table at scale mini, another thing:")
+    other = table_caption(load_params("mini"), "controllers")
+    assert other.startswith("Table at scale mini, controllers of the sampling temperature:")
 
 
 def test_a_single_benchmark_has_no_average():

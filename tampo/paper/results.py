@@ -1,0 +1,175 @@
+"""Results of experiments: make the runs that are missing, then means, intervals and paired differences of scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from numpy import float64
+from numpy.typing import NDArray
+
+from tampo.config import Params
+from tampo.inference.evaluate import problem_scores
+from tampo.paper.experiments import TABLE1, Method, experiment_jobs
+from tampo.paper.published_results import BENCHMARKS, published_value
+from tampo.runs.jobs import run_jobs, say_now
+from tampo.runs.store import Record, RunStore
+from tampo.stats import mean_interval
+
+
+@dataclass(frozen=True)
+class Result:
+    """The finished runs of an experiment.
+
+    Attributes:
+        scores: One row per method, seed and problem: `problem_scores` with the columns method and seed.
+        records: All records, by name.
+        runs: The record of each training run, by (method, seed); the base model has none.
+    """
+
+    scores: pd.DataFrame
+    records: dict[str, Record]
+    runs: dict[tuple[str, int], Record]
+
+    @property
+    def manifests(self) -> dict[str, dict]:
+        """The manifest of each record, by its name."""
+        return {name: record.manifest for name, record in self.records.items()}
+
+
+def run_experiment(
+    params: Params, methods: tuple[Method, ...] = TABLE1, log: Callable[[str], None] = say_now
+) -> Result:
+    """Train and evaluate every method with every seed of `params`; existing records are reused.
+
+    `params.workers` runs are made at a time. Progress messages go to `log`.
+    """
+    jobs = experiment_jobs(params, methods)
+    made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log)
+    scores, records, runs = [], {}, {}
+    for (key, seed), (training, evaluation) in zip(jobs, made, strict=True):
+        scores.append(problem_scores(evaluation.samples()).assign(method=key, seed=seed))
+        records[evaluation.name] = evaluation
+        if training is not None:
+            records[training.name] = runs[key, seed] = training
+    return Result(pd.concat(scores, ignore_index=True), records, runs)
+
+
+def by_seed(result: Result, method: str = "tampo") -> tuple[Result, tuple[Method, ...]]:
+    """The runs of one method with each training seed as a row: run-1, run-2 and so on (Table 4)."""
+    scores = result.scores[result.scores["method"] == method]
+    keys = {seed: f"run-{number}" for number, seed in enumerate(sorted(scores["seed"].unique()), start=1)}
+    methods = tuple(Method(key, f"TAMPO run {key[4:]} (seed {seed})") for seed, key in keys.items())
+    runs = {(keys[seed], seed): record for (key, seed), record in result.runs.items() if key == method}
+    return Result(scores.assign(method=scores["seed"].map(keys)), result.records, runs), methods
+
+
+def score_arrays(scores: pd.DataFrame, metric: str) -> dict[str, NDArray[float64]]:
+    """The scores of one method by benchmark, each of shape (seeds, problems), sorted by seed and problem id.
+
+    Args:
+        scores: The rows of one method of `Result.scores`.
+        metric: A column, such as "pass@1".
+    """
+    return {
+        str(name): group.pivot(index="seed", columns="problem_id", values=metric).to_numpy()
+        for name, group in scores.groupby("benchmark", sort=False)
+    }
+
+
+def summarise(result: Result, methods: tuple[Method, ...] = TABLE1, table: int | None = 1) -> pd.DataFrame:
+    """Means and 95 % intervals of every method, benchmark and metric, in percent.
+
+    Intervals are over problems and training seeds (`tampo.stats.mean_interval`). The average gives each benchmark the
+    same weight, as in the paper.
+
+    Args:
+        result: The runs.
+        methods: The rows.
+        table: The paper's table with the published values; None: there is none.
+
+    Returns:
+        Columns method, title, benchmark ("Average" first if there are several), metric, value, low, high, published
+        (the paper's value, on the paper's benchmarks only), seeds.
+    """
+    # The published average is over all of the paper's benchmarks.
+    comparable = table and set(result.scores["benchmark"]) in (set(BENCHMARKS), {"ECQA"})
+    rows = []
+    for method in methods:
+        scores = result.scores[result.scores["method"] == method.key]
+        for metric in _metrics(scores):
+            arrays = score_arrays(scores, metric)
+            groups = {"Average": list(arrays.values())} if len(arrays) > 1 else {}
+            for benchmark, values in (groups | {name: [array] for name, array in arrays.items()}).items():
+                estimate = mean_interval(values)
+                rows.append(
+                    {
+                        "method": method.key,
+                        "title": method.title,
+                        "benchmark": benchmark,
+                        "metric": metric,
+                        "value": estimate.value,
+                        "low": max(estimate.low, 0.0),
+                        "high": min(estimate.high, 100.0),
+                        "published": published_value(table or 0, method.key, metric, benchmark) if comparable else None,
+                        "seeds": scores["seed"].nunique(),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def differences(result: Result, method: str, baseline: str, metric: str) -> list[NDArray[float64]]:
+    """Scores of `method` minus those of `baseline`, paired by seed and problem: (seeds, problems) per benchmark.
+
+    Seeds that only one of them has are left out.
+
+    Raises:
+        ValueError: They have no seed in common.
+    """
+    first, second = (result.scores[result.scores["method"] == key] for key in (method, baseline))
+    common = set(first["seed"]) & set(second["seed"])
+    if not common:
+        raise ValueError(f"{method} and {baseline} have no training seed in common.")
+    ours, theirs = (score_arrays(scores[scores["seed"].isin(common)], metric) for scores in (first, second))
+    return [ours[name] - theirs[name] for name in ours]
+
+
+def compare(result: Result, method: str, baselines: tuple[Method, ...]) -> pd.DataFrame:
+    """Average scores of `method` minus those of each baseline, paired by training seed and problem, in points.
+
+    Returns:
+        One row per baseline and metric: rival (the baseline's title), metric, difference, low, high (95 % interval over
+        problems and seeds), p (two-sided, not adjusted for the number of rows).
+    """
+    rows = []
+    for baseline in baselines:
+        if baseline.key not in (method, "base"):
+            for metric in _metrics(result.scores):
+                estimate = mean_interval(differences(result, method, baseline.key, metric))
+                row = {"rival": baseline.title, "metric": metric, "difference": estimate.value}
+                row |= {"low": estimate.low, "high": estimate.high}
+                rows.append(row | {"p": 2 * min(estimate.p_greater, 1 - estimate.p_greater)})
+    return pd.DataFrame(rows)
+
+
+def evaluate_at(
+    params: Params,
+    methods: tuple[Method, ...],
+    temperatures: tuple[float, ...],
+    log: Callable[[str], None] = say_now,
+) -> tuple[pd.DataFrame, dict[str, Record]]:
+    """The same training runs, evaluated at several temperatures.
+
+    Returns:
+        The rows of `summarise` with a column eval_temperature, and all records by name.
+    """
+    tables: list[pd.DataFrame] = []
+    records: dict[str, Record] = {}
+    for temperature in temperatures:
+        result = run_experiment(params.model_copy(update={"eval_temperature": temperature}), methods, log)
+        tables.append(summarise(result, methods, table=None).assign(eval_temperature=temperature))
+        records |= result.records
+    return pd.concat(tables, ignore_index=True), records
+
+
+def _metrics(scores: pd.DataFrame) -> list[str]:
+    return [name for name in scores.columns if "@" in name]

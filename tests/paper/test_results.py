@@ -1,0 +1,59 @@
+"""Scores become means, paired differences and rows."""
+
+import numpy as np
+import pytest
+
+from tampo.paper.experiments import TABLE1
+from tampo.paper.results import Result, by_seed, compare, differences, score_arrays, summarise
+from tests.paper.test_tables import METHODS, make_result
+
+PAIR = (METHODS[1], TABLE1[1])
+
+
+def test_score_arrays_put_the_same_seed_and_problem_in_the_same_place():
+    scores = make_result(["gcd"]).scores
+    own = scores[scores["method"] == "tampo"]
+    array = score_arrays(own.sample(frac=1, random_state=0), "avg@8")["gcd"]
+    assert array.shape == (2, 20)
+    for seed in (0, 1):
+        expected = own[own["seed"] == seed].sort_values("problem_id")["avg@8"]
+        np.testing.assert_array_equal(array[seed], expected)
+
+
+def test_differences_are_paired_and_use_common_seeds_only():
+    result = make_result(["gcd", "chain_sum"], PAIR, seeds=(0, 1, 2))
+    scores = result.scores
+    fewer = scores[~((scores["method"] == "fixed-0.9") & (scores["seed"] == 1))]
+    arrays = differences(Result(fewer, {}, {}), "tampo", "fixed-0.9", "avg@8")
+    assert [array.shape for array in arrays] == [(2, 20), (2, 20)]
+    table = scores.pivot(index=["benchmark", "problem_id", "seed"], columns="method", values="avg@8")
+    expected = (table["tampo"] - table["fixed-0.9"]).drop(index=1, level="seed").groupby("benchmark").mean()
+    assert sorted(array.mean() for array in arrays) == pytest.approx(sorted(expected))
+    only = Result(scores[(scores["method"] == "tampo") == (scores["seed"] == 1)], {}, {})
+    with pytest.raises(ValueError, match="no training seed in common"):
+        differences(only, "tampo", "fixed-0.9", "avg@8")
+
+
+def test_compare_has_a_row_for_each_baseline_and_metric():
+    result = make_result(["gcd", "chain_sum"], (TABLE1[0], *PAIR))
+    table = compare(result, "tampo", (TABLE1[0], *PAIR))
+    assert table["rival"].unique().tolist() == ["GRPO (T = 0.9)"]
+    assert table["metric"].tolist() == ["pass@1", "avg@8", "pass@8"]
+    means = result.scores.groupby("method")[["pass@1", "avg@8", "pass@8"]].mean()
+    np.testing.assert_allclose(table["difference"], means.loc["tampo"] - means.loc["fixed-0.9"])
+    assert ((table["low"] < table["difference"]) & (table["difference"] < table["high"])).all()
+    assert table["p"].between(0, 1).all()
+
+
+def test_seeds_as_rows():
+    result = make_result(["gcd", "chain_sum"], seeds=(0, 5, 2))
+    runs, methods = by_seed(result)
+    assert [method.title for method in methods] == [
+        "TAMPO run 1 (seed 0)",
+        "TAMPO run 2 (seed 2)",
+        "TAMPO run 3 (seed 5)",
+    ]
+    summary = summarise(runs, methods, table=4).set_index(["method", "benchmark", "metric"])
+    own = result.scores[(result.scores["method"] == "tampo") & (result.scores["seed"] == 5)]
+    assert summary.loc[("run-3", "gcd", "avg@8"), "value"] == own[own["benchmark"] == "gcd"]["avg@8"].mean()
+    assert (summary["seeds"] == 1).all()
