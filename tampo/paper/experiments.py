@@ -1,15 +1,11 @@
 """The registry of experiments: the rows of every table and figure, and what every notebook needs.
 
-<<<<<<< HEAD
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-=======
 A row is a `Method`. A notebook is an `Experiment`: its rows, the subject of its caption, and its parameters. The
 notebooks, `tampo reproduce` and `tampo.explore` all read this registry.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
->>>>>>> w-a
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +37,7 @@ CONTROLLER_TITLES = {
 
 
 def controller_title(name: str, parameters: Mapping[str, Any]) -> str:
-<<<<<<< HEAD
-    """What a controller with these parameters is called; its name, where it has no title."""
+    """The title of a controller with these parameters; its name if it has no title."""
 
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):
@@ -53,18 +48,6 @@ def controller_title(name: str, parameters: Mapping[str, Any]) -> str:
     if parameters.get("target") == 0:
         words["target"] = "first"  # the entropy of the first steps
     return CONTROLLER_TITLES.get(name, name).format_map(words)
-=======
-    """The title of a controller with these parameters; its name if it has no title."""
-    words = dict(parameters)
-    if "stages" in words:
-        words["stages"] = ", ".join(f"{stage:g}" for stage in words["stages"])
-    if "target" in words:
-        words["target"] = f"{words['target']:g}" if words["target"] else "first"
-    try:
-        return CONTROLLER_TITLES.get(name, name).format_map(words)
-    except (KeyError, ValueError):  # the record of another version
-        return name
->>>>>>> w-a
 
 
 def _row(key: str, controller: str, title: str | None = None, **parameters: Any) -> Method:
