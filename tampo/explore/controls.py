@@ -58,13 +58,7 @@ def live() -> bool:
 
 
 def show_controls(root: Path, chosen: Sequence[History], step: int) -> None:
-    """Display the controls and the views; a sentence without a live front end.
-
-    Args:
-        root: The folder of records.
-        chosen: The training runs to show first.
-        step: The step to show first.
-    """
+    """Display the controls and the views, with these training runs and this step; a sentence without a front end."""
     from IPython.display import HTML, display
 
     if not live():
@@ -79,10 +73,7 @@ def show_controls(root: Path, chosen: Sequence[History], step: int) -> None:
 class Explorer:
     """Controls and their views; each control updates only what depends on it. `panel` is the widget with all of them.
 
-    Args:
-        root: The folder of records.
-        names: Names of the training runs to show first.
-        step: The step to show first.
+    It shows the training runs called `names` in the folder `root`, at `step`, first.
     """
 
     def __init__(self, root: Path, names: Sequence[str], step: int) -> None:
@@ -128,11 +119,7 @@ class Explorer:
         self._show_runs()
 
     def update(self, only_if_changed: bool = False) -> None:
-        """Read the folder again; a slider at the last step moves to the new last step.
-
-        Args:
-            only_if_changed: Draw nothing if there is no new training run or step.
-        """
+        """Read the folder again; a slider at the last step moves to the new last step."""
         before, at_end = self.runs.options, self.step.value == self.step.max
         self._find(self.runs.value)
         if self.runs.options != before or not only_if_changed:

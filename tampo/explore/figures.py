@@ -6,7 +6,7 @@ Figures are closed in pyplot at once, because the notebook shows them again with
 import io
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -43,8 +43,7 @@ _MARKER = "step marker"
 def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Heat maps of the meta-policies with the sampling temperatures; runs without a meta-policy share a panel.
 
-    Args:
-        logs: `History.metrics` of each training run, by its label.
+    `logs` has `History.metrics` of each training run, by label.
     """
     maps = {label: table for label, log in logs.items() if len(table := meta_policy_probabilities(log))}
     others = {label: log for label, log in logs.items() if label not in maps}
@@ -83,9 +82,7 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
 def curves_figure(logs: Mapping[str, pd.DataFrame], window: int = SMOOTHED) -> Figure:
     """Temperature, reward, entropy and mean T* of good and of bad rollouts over training, of all runs.
 
-    Args:
-        logs: `History.metrics` of each training run, by its label.
-        window: Steps per mean of the thick lines; thin lines show single steps.
+    `logs` has `History.metrics` of each run, by label. Thick lines are means of `window` steps.
     """
     looks = dict(zip(logs, _looks(len(logs)), strict=True))
     with style():
@@ -123,10 +120,7 @@ def mark_step(figure: Figure, step: int) -> Figure:
 def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
     """Log-likelihoods (Eq. 8) of one rollout, and of its group relative to their maxima; a star marks T*.
 
-    Args:
-        snapshot: A training run at a step.
-        problem: One of its problems.
-        rollout: The number of the rollout, from 1.
+    Rollouts of a problem are numbered from 1.
 
     Raises:
         ValueError: No such rollout, or its likelihoods or the candidate temperatures are unknown.
@@ -190,9 +184,8 @@ def _draw_likelihood(axes: Axes, temperatures: NDArray[Any], curve: NDArray[Any]
 
 def _looks(number: int) -> list[dict[str, Any]]:
     """Distinct pairs of colour and line style."""
-    lines = [_LINES[i % len(_LINES)] for i in range(number)]
-    colours = islice(cycle(_PALETTE), number)
-    return [{"color": colour, "linestyle": line, "linewidth": 1.6} for colour, line in zip(colours, lines, strict=True)]
+    pairs = zip(range(number), cycle(_PALETTE), cycle(_LINES), strict=False)
+    return [{"color": colour, "linestyle": line, "linewidth": 1.6} for _, colour, line in pairs]
 
 
 def _over_steps(axes: Axes, ylabel: str) -> None:

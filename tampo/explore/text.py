@@ -37,9 +37,7 @@ def mixed_problem(snapshots: Sequence[Snapshot]) -> str | None:
 def completions_html(snapshots: Sequence[Snapshot], problem: str | None) -> str:
     """The rollouts of one problem, with verdict and advantage; one column per training run.
 
-    Args:
-        snapshots: Training runs at the same step.
-        problem: From `problems`; None: there are no rollouts, and the columns explain why.
+    Without a problem there are no rollouts, and the columns explain why.
     """
     groups = [snapshot.group(problem) for snapshot in snapshots]
     heads = "".join(_head(snapshot, group) for snapshot, group in zip(snapshots, groups, strict=True))

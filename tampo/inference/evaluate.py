@@ -17,13 +17,7 @@ from tampo.tasks.suites import get_suite
 
 
 def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engine:
-    """The engine called `name`, which samples at most `batch` completions at a time.
-
-    Args:
-        name: "transformers", "vllm" (in this process) or "vllm-server" (a running server).
-        model: A folder or a Hugging Face id.
-        batch: Completions per batch.
-        options: Further arguments of the engine's class.
+    """The engine "transformers", "vllm" (in this process) or "vllm-server", with the arguments of its class.
 
     Raises:
         ValueError: Unknown engine.
@@ -64,8 +58,6 @@ def evaluate(
     """Sample and grade every benchmark, each in one call of the engine.
 
     Args:
-        engine: The engine with the model.
-        config: The evaluation.
         benchmarks: From `load_benchmarks`, which is called by default.
         progress: Called before each benchmark with the number of finished ones.
         parts: Folder that keeps the samples of finished benchmarks, so that an interrupted evaluation resumes.

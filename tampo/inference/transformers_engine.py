@@ -91,15 +91,9 @@ def sample_tokens(
     max_tokens: int,
     seeds: Sequence[int],
 ) -> list[tuple[list[int], bool]]:
-    """One completion per prompt, all in one batch (Eq. 2).
+    """One completion per prompt, all in one batch (`sample_completions`), each with its own seed.
 
-    Args:
-        model: The policy.
-        tokenizer: Its tokenizer.
-        prompts: Complete texts: no special token is added.
-        temperature: Sampling temperature; there is no top-p, top-k or penalty.
-        max_tokens: Maximum tokens per completion.
-        seeds: Seed of each completion; torch's global generator is not used.
+    Prompts are complete texts: no special token is added. torch's global generator is not used.
 
     Returns:
         For each prompt its token ids, with the end token, and whether the limit truncated it.

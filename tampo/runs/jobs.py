@@ -105,7 +105,6 @@ def follow(
 
     Args:
         runs: The runs, after `Run.look_up`; their states are updated.
-        store: The store of their records.
         backend: Starts the jobs; it is stopped at the end.
         report: Called several times per second with the runs whose attempt has just ended. An exception stops all.
         attempts: Maximum submissions of a failing run.
@@ -173,8 +172,7 @@ def run_jobs(
     """The records of all jobs, in order; missing ones are made on this machine, several at a time.
 
     Args:
-        store: The store of the records.
-        jobs: The jobs; those with the same records run once.
+        jobs: Jobs with the same records run once.
         workers: Jobs at a time, each in a process with one thread; default: one per available core.
         say: Receives progress lines.
         every: Seconds between two progress lines.

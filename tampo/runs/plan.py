@@ -61,11 +61,7 @@ class Plan:
 def plan(config: PretrainedConfig, params: Params, gpus: int, zero_stage: int) -> Plan:
     """The cost of a training run in mixed precision with Adam, for prompts of at most 512 tokens.
 
-    Args:
-        config: The model's config.
-        params: The parameters of the run.
-        gpus: Number of GPUs.
-        zero_stage: DeepSpeed's ZeRO stage; 0 without DeepSpeed.
+    `config` is the model's, `zero_stage` DeepSpeed's (0 without it).
 
     Raises:
         ValueError: The GPUs cannot share the rollouts of a step evenly.

@@ -26,13 +26,7 @@ def provenance() -> dict[str, Any]:
 
 
 def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the manifest of a table or figure, atomically.
-
-    Args:
-        path: The file to write.
-        params: The parameters of the table or figure.
-        records: The manifests of the records that it uses, by record name.
-    """
+    """Write the manifest of a table or figure, atomically; `records` has the manifests of the records that it uses."""
     values = params.model_dump(mode="json", exclude={"workers"})
     write_json(
         path,

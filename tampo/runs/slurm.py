@@ -64,12 +64,7 @@ class Resources:
         return 0 if values.get("use_cpu") else processes
 
     def launch(self, source: str, changes: Mapping[str, Any]) -> list[str] | None:
-        """The command that trains under accelerate; None without accelerate.
-
-        Args:
-            source: A scale's name or a YAML file.
-            changes: Parameters that differ from it.
-        """
+        """The command that trains under accelerate, with `changes` of the parameters; None without accelerate."""
         if self.accelerate is None:
             return None
         # Port 0 takes a free one, as several jobs may share a machine.
@@ -91,13 +86,7 @@ class Resources:
 
 
 class Slurm:
-    """Jobs in Slurm's queue.
-
-    Args:
-        folder: The store's folder; logs and notes are in its subfolder sweep.
-        name: Name of the jobs.
-        resources: Resources of each job.
-        workers: Jobs at a time; default: no limit.
+    """Jobs called `name` in Slurm's queue, `workers` at a time; logs and notes are in the subfolder sweep of `folder`.
 
     Raises:
         ImportError: submitit is not installed.

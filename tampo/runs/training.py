@@ -124,10 +124,7 @@ def train(
     Checkpoints are in `folder`/checkpoints. A run that resumes from one ends with the same weights and log as an
     uninterrupted run.
 
-    Args:
-        config: The training run.
-        folder: The working folder; it may hold checkpoints of an interrupted run of the same config.
-        progress: Called with each step's row of the log.
+    `progress` is called with each step's row of the log.
 
     Returns:
         TRL's log, one row per step, and the source of the training data.
@@ -190,10 +187,8 @@ def make_trainer(
     """The trainer of a config, with its model, data and rewards, and the source of the training data.
 
     Args:
-        config: The training run.
         checkpoints: Folder for checkpoints.
         trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which ignores the controller.
-        callbacks: Further callbacks.
         rollout_func: Samples rollouts for the engine "transformers"; None: TRL does.
     """
     suite, path = get_suite(config.suite), model_folder(config.model)

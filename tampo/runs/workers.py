@@ -46,12 +46,9 @@ class Task(NamedTuple):
 
 
 class Workers:
-    """Jobs on this machine.
+    """Jobs on this machine, `count` at a time (default: one per available core), with their logs in `folder`.
 
-    Args:
-        folder: Folder of the logs, <name>.log.
-        count: Jobs at a time; default: one per available core.
-        gpus: GPUs per job; each worker keeps the same ones.
+    Each job has `gpus` GPUs; a worker keeps the same ones.
 
     Raises:
         ConfigError: This machine has too few GPUs.

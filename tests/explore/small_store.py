@@ -1,4 +1,4 @@
-"""A store of trainings made by hand: what `tampo.runs.store` leaves, without the training. Numbers mean nothing."""
+"""A store of training runs made by hand, as `tampo.runs.store` writes them, with meaningless numbers."""
 
 import json
 import re
@@ -19,7 +19,7 @@ HOSTILE = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\n
 
 
 def identity(method, seed=0):
-    """Of the training of one of `TRAINED`."""
+    """The identity of the training run of one of `TRAINED`."""
     return training_identity(PARAMS.training(seed=seed, **method.changes))
 
 
@@ -62,7 +62,7 @@ def rollouts(method, step, temperature, seed=0):
 
 
 def add_finished(store, method, seed=0, with_rollouts=True):
-    """The folder of a finished training."""
+    """The folder of a finished training run."""
     folder = store.folder("training", identity(method, seed))
     folder.mkdir(parents=True)
     log = metrics(method, seed)
@@ -76,7 +76,7 @@ def add_finished(store, method, seed=0, with_rollouts=True):
 
 
 def add_running(store, method, seed=1, steps=3):
-    """The folder of a training that is under way: its last line and its last table are half written."""
+    """The folder of a running training run: its last line and its last table are incomplete."""
     folder = store.folder("training", identity(method, seed))
     completions = folder / "checkpoints" / "completions"
     completions.mkdir(parents=True)
@@ -90,7 +90,7 @@ def add_running(store, method, seed=1, steps=3):
 
 
 def take_steps(folder, method, seed, steps):
-    """Let a training under way go on."""
+    """Add steps to a running training run."""
     path = folder / LIVE_LOG
     before = path.read_text() if path.is_file() else ""
     log = metrics(method, seed).set_index("step")
@@ -103,7 +103,7 @@ def take_steps(folder, method, seed, steps):
 
 
 def make_store(root):
-    """A store with the trainings of Table 1, seed 0, and one of TAMPO with seed 1 that is under way."""
+    """A store with the training runs of Table 1, seed 0, and a running one of TAMPO with seed 1."""
     store = RunStore(root)
     for method in TRAINED:
         add_finished(store, method)

@@ -54,7 +54,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def jupyter(project, tmp_path):
-    """The address of a JupyterLab of its own: no settings of the user, nothing left behind."""
+    """The address of a separate JupyterLab: no settings of the user, nothing left behind."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +87,7 @@ def jupyter(project, tmp_path):
             server.wait(timeout=15)
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        wait_for(lambda: not processes_of(home), seconds=15)  # a kernel has a group of its own, and ends by itself
+        wait_for(lambda: not processes_of(home), seconds=15)  # a kernel has its own process group, and ends by itself
 
 
 def answers(address, server):
@@ -161,7 +161,7 @@ def test_explore(page, project):
     assert controls.locator("script, pre *, h1, td img, mjx-container").count() == 0
     assert page.evaluate("() => window.ran") is None
 
-    # Another problem, another rollout: the pictures of whole trainings stay as they are.
+    # Another problem, another rollout: the pictures of whole runs do not change.
     before = [picture.get_attribute("src") for picture in pictures]
     page.get_by_label("Problem").select_option("sum-2")
     expect(controls).to_contain_text("step 5, sum-2")
@@ -171,7 +171,7 @@ def test_explore(page, project):
     expect(pictures[2]).not_to_have_attribute("src", second)
     assert [picture.get_attribute("src") for picture in pictures[:2]] == before[:2]
 
-    # A training under way beside a finished one; it takes two more steps, then another while it is followed.
+    # A running training run beside a finished one; it takes two more steps, then another while it is followed.
     page.get_by_label("Runs").select_option(["TAMPO, seed 1, at step 3 of 6", "TAMPO, seed 0"])
     expect(controls.locator("th")).to_have_count(2)
     expect(controls).to_contain_text("The rollouts of step 5 are not there, or not yet.")

@@ -1,4 +1,4 @@
-"""What the notebook explore shows: numbers of the log, text that stays text, controls that renew what they must."""
+"""The notebook explore: numbers of the log, text that stays text, controls that update what depends on them."""
 
 import html
 import re
@@ -203,7 +203,7 @@ def test_first_choice(store):
     chosen = choose(histories, store, wanted)
     assert [history.label for history in chosen] == [f"{method.title}, seed 0" for method in TRAINED]
     assert middle_step(chosen) == 4
-    assert middle_step(histories) == 2, "a training under way has fewer steps"
+    assert middle_step(histories) == 2, "a running training run has fewer steps"
     assert choose(histories, store, [PARAMS.training(alpha=0.3)]) == histories[:1]
     with pytest.raises(FileNotFoundError, match="No training run"):
         choose([], store, wanted)
@@ -211,7 +211,7 @@ def test_first_choice(store):
 
 @pytest.fixture
 def explorer(store, monkeypatch):
-    """The controls with the trainings of seed 0 at step 4, and how often each view was made, in `made`."""
+    """The controls with the training runs of seed 0 at step 4; `made` lists the views as they are made."""
     made = []
     for name in ("policy_figure", "curves_figure", "read_step", "completions_html", "likelihood_figure"):
         real = getattr(explore, name)
@@ -262,7 +262,7 @@ def test_following_a_training_under_way(explorer, store):
     assert explorer.runs.options[0][0] == "TAMPO, seed 1, at step 5 of 6"
 
 
-def test_controls_of_trainings_without_rollouts(tmp_path):
+def test_controls_of_runs_without_rollouts(tmp_path):
     store = RunStore(tmp_path)
     folder = add_finished(store, TRAINED[-1], with_rollouts=False)
     explorer = Explorer(store.root, [folder.name], 2)
@@ -276,7 +276,7 @@ def test_nobody_sits_at_a_script():
 
 
 def test_a_saved_notebook_has_a_sentence_for_the_controls(store, monkeypatch):
-    """What a reader without the kernel, as on GitHub, finds in place of a widget."""
+    """A reader without the kernel, as on GitHub, sees a sentence instead of a widget."""
     shown = []
     monkeypatch.setattr(explore, "live", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))

@@ -1,4 +1,4 @@
-"""Completions of our own decoding loop against the model's whole logits: distribution, cache, ends, batches."""
+"""Completions of the decoding loop against the model's logits: distribution, cache, ends, batches."""
 
 import numpy as np
 import pytest
@@ -37,27 +37,27 @@ def step_logits(model, prompt, completion):
 def test_every_token_follows_the_tempered_softmax_of_its_own_context(model, ids, temperature):
     """Cumulative probabilities of the drawn tokens are uniform, whatever rows were dropped around them.
 
-    The token's own share of the distribution is spread by a uniform number (the randomised probability transform).
+    A uniform number picks a value within the token's probability mass (the randomised probability transform).
     """
-    spread = np.random.default_rng(0)
-    places = []
+    uniform = np.random.default_rng(0)
+    values = []
     for prompt, completion in zip(ids * 150, draw(model, ids * 150, temperature=temperature), strict=True):
         probabilities = torch.softmax(step_logits(model, prompt, completion).double() / temperature, -1)
         cumulative = probabilities.cumsum(-1)
         for row, (token, end) in enumerate(zip(completion, cumulative, strict=True)):
-            places.append((end[token] - probabilities[row, token] * spread.random()).item())
-    counts = np.histogram(places, bins=20, range=(0, 1))[0]
-    assert len(places) > 1500
+            values.append((end[token] - probabilities[row, token] * uniform.random()).item())
+    counts = np.histogram(values, bins=20, range=(0, 1))[0]
+    assert len(values) > 1500
     assert sampling_p_value(counts, np.full(20, 1 / 20)) > 1e-3
 
 
 def test_the_test_above_would_notice_another_temperature(model, ids):
-    places = []
+    values = []
     for prompt, completion in zip(ids * 150, draw(model, ids * 150, temperature=1.1), strict=True):
         probabilities = torch.softmax(step_logits(model, prompt, completion).double(), -1)
         for row, token in enumerate(completion):
-            places.append((probabilities[row].cumsum(-1)[token] - probabilities[row, token] * 0.5).item())
-    counts = np.histogram(places, bins=20, range=(0, 1))[0]
+            values.append((probabilities[row].cumsum(-1)[token] - probabilities[row, token] * 0.5).item())
+    counts = np.histogram(values, bins=20, range=(0, 1))[0]
     assert sampling_p_value(counts, np.full(20, 1 / 20)) < 1e-3
 
 
@@ -79,7 +79,7 @@ def test_completions_end_at_an_end_or_at_the_limit(model, ids):
 
 
 def test_order_and_repeats_are_kept(model, ids):
-    """Prompts that repeat share a first pass, next to each other or not, and keep their places."""
+    """Prompts that repeat share a first pass, next to each other or not, and keep their order."""
     mixed = [ids[0], ids[2], ids[0], ids[1], ids[2]]
     completions = draw(model, mixed, temperature=1e-4)
     assert completions[0] == completions[2]
@@ -88,7 +88,7 @@ def test_order_and_repeats_are_kept(model, ids):
 
 
 def test_uniform_numbers_decide(model, ids):
-    """A completion follows from its own row of them, whoever else is in the batch."""
+    """A completion depends on its row of them only, not on the batch."""
     uniforms = torch.rand(40, 12, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     together = sample_completions(model, ids * 10, 1.0, 12, [1], uniforms)
     for start, end in ((0, 7), (7, 8), (8, 40)):

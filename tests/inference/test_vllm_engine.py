@@ -1,4 +1,4 @@
-"""What users see of the vLLM engines where vLLM or its server is missing, and what a server is asked. Needs no vLLM."""
+"""The vLLM engines without vLLM: errors when it or its server is missing, and the requests to a server."""
 
 import json
 import sys

@@ -1,7 +1,6 @@
-"""Run by test_faults: a training and its evaluation, killed at the n-th call of a function.
+"""Run by test_faults: a training run and its evaluation, killed at the n-th call of a function.
 
-Arguments: the store's folder, the parameters as JSON, and a place of PLACES
-with the number of its call as JSON, or null.
+Arguments: the store's folder, the parameters as JSON, and [name in POINTS, number of the call] as JSON, or null.
 """
 
 import importlib
@@ -18,8 +17,8 @@ from tampo.runs import training
 from tampo.runs.pipeline import evaluate
 from tampo.runs.store import RunStore
 
-# Where a run may die: module and function. A dot leads into a class.
-PLACES = {
+# Where a run may be killed: module and function, or class.method.
+POINTS = {
     "start of training": ("tampo.runs.training", "make_trainer"),
     "generation": ("tampo.inference.sampling", "draw_tokens"),
     "reward": ("tampo.tasks.rewards", "completion_text"),
@@ -39,9 +38,9 @@ PLACES = {
 }
 
 
-def kill_at(place: str, call: int) -> None:
-    """Have this process die by SIGKILL at the given call (from 1) of a function, before it does anything."""
-    module, path = PLACES[place]
+def kill_at(point: str, call: int) -> None:
+    """Kill this process at the given call (from 1) of a function, before the function runs."""
+    module, path = POINTS[point]
     owner = importlib.import_module(module)
     *classes, name = path.split(".")
     for part in classes:
@@ -61,7 +60,7 @@ def kill_at(place: str, call: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     training.CHECKPOINT_STEPS = 2
-    params, place = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
-    if place:
-        kill_at(*place)
+    params, point = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
+    if point:
+        kill_at(*point)
     evaluate(RunStore(Path(sys.argv[1])), params.evaluation(), params.model, params.training())

@@ -1,4 +1,4 @@
-"""A checkpoint is taken when it is whole, passed over when it was cut off, refused when it was changed."""
+"""Complete checkpoints are used, incomplete ones ignored, changed ones refused."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_damage_is_named_with_the_way_out(folder, name, damage):
     else:
         changed = {"truncated": content[:-5], "flipped": content[:-3] + b"\x00" + content[-2:], "emptied": b""}
         path.write_bytes(changed[damage])
-    if damage == "removed" and name == SEAL:  # not told from one that was cut off
+    if damage == "removed" and name == SEAL:  # looks incomplete
         assert last_whole_checkpoint(folder) == str(folder / "checkpoint-9")
         return
     with pytest.raises(DamagedCheckpoint, match=rf"{name} .*Remove the folder .*checkpoint-10 to resume from .*-9"):

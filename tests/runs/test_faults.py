@@ -1,4 +1,4 @@
-"""Faults: killed at any point, stopped by a signal, orphaned, damaged. Nothing is lost, and the bits are the same."""
+"""Faults: killed, stopped by a signal, orphaned, damaged. No work is lost, and the results are equal to the bit."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tampo.files import sha256
 from tampo.runs.checkpoints import last_whole_checkpoint
 from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.store import PROGRESS, RunStore
-from tests.runs.killed_run import PLACES
+from tests.runs.killed_run import POINTS
 from tests.runs.processes import children
 
 ROOT = Path(__file__).parents[2]
@@ -34,18 +34,18 @@ SMALL |= {"temperature_controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_
 PARAMS = load_params("smoke", SMALL)
 
 
-def start(root, place=None, params=PARAMS, **options):
-    words = [sys.executable, "-m", "tests.runs.killed_run", str(root), params.model_dump_json(), json.dumps(place)]
+def start(root, point=None, params=PARAMS, **options):
+    words = [sys.executable, "-m", "tests.runs.killed_run", str(root), params.model_dump_json(), json.dumps(point)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, cwd=ROOT, env=environment, **streams, **options)
 
 
-def run(root, place=None, **options):
-    """Exit status and what was said."""
-    with start(root, place, **options) as process:
-        _, said = process.communicate(timeout=300)
-    return process.returncode, said.decode()
+def run(root, point=None, **options):
+    """Exit status and messages."""
+    with start(root, point, **options) as process:
+        _, messages = process.communicate(timeout=300)
+    return process.returncode, messages.decode()
 
 
 def folders(root, params=PARAMS):
@@ -70,7 +70,7 @@ def bits(root, params=PARAMS):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing happens to."""
+    """An uninterrupted run."""
     root = tmp_path_factory.mktemp("whole")
     assert run(root)[0] == 0
     temperatures = (folders(root)[0] / "metrics.csv").read_text()
@@ -79,10 +79,10 @@ def whole(tmp_path_factory):
 
 
 def survive(root, kills, params=PARAMS):
-    """Kill a run again and again, each time at another place; then let it end."""
-    for place in kills:
-        status, said = run(root, place, params=params)
-        assert status == -signal.SIGKILL, f"{place}: not killed, but ended with {status}: {said[-1000:]}"
+    """Kill a run several times, each time at another point; then let it finish."""
+    for point in kills:
+        status, messages = run(root, point, params=params)
+        assert status == -signal.SIGKILL, f"{point}: not killed, but ended with {status}: {messages[-1000:]}"
     assert run(root, params=params)[0] == 0
     return bits(root, params)
 
@@ -95,15 +95,15 @@ def test_killed_in_generation_in_a_checkpoint_and_in_the_evaluation(whole, tmp_p
 
 @pytest.mark.slow
 def test_killed_twenty_times_at_random(tmp_path):
-    """At all places, in an order and at calls that a named generator draws; those after the training come last."""
+    """At all points, in a random order and at random calls; those after the training run come last."""
     params = load_params("smoke", SMALL | {"max_steps": 40})
     random = np.random.default_rng(0)
-    places = list(PLACES)
-    during, after = places[1 : places.index("rollouts")], places[places.index("rollouts") :]
-    kills = [(place, int(random.integers(1, 4))) for place in random.permutation(during * 2)[:14].tolist()]
-    kills = [(places[0], 1), *kills, *((place, 1) for place in after)]
+    points = list(POINTS)
+    during, after = points[1 : points.index("rollouts")], points[points.index("rollouts") :]
+    kills = [(point, int(random.integers(1, 4))) for point in random.permutation(during * 2)[:14].tolist()]
+    kills = [(points[0], 1), *kills, *((point, 1) for point in after)]
     assert len(kills) == 20
-    assert {place for place, _ in kills} == {*places}
+    assert {point for point, _ in kills} == {*points}
     assert run(tmp_path / "whole", params=params)[0] == 0
     assert survive(tmp_path / "killed", kills, params) == bits(tmp_path / "whole", params)
 
@@ -114,9 +114,9 @@ def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
     training, _ = folders(tmp_path)
     step = wait_for_step(process, training, 3)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1].decode()
-    assert "Stopping after this step; finished work is kept." in said
-    stopped = int(re.search(r"Stopped after step (\d+) of 7", said)[1])
+    messages = process.communicate(timeout=60)[1].decode()
+    assert "Stopping after this step; finished work is kept." in messages
+    stopped = int(re.search(r"Stopped after step (\d+) of 7", messages)[1])
     assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
     assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
     assert process.returncode != 0
@@ -138,7 +138,7 @@ run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_stop_with_their_parent(whole, tmp_path, number):
-    """A notebook's kernel that is interrupted, or dies, leaves nobody training behind; what was trained is found."""
+    """When a notebook's kernel is interrupted or dies, its training run stops with a checkpoint."""
     words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
     parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     training, _ = folders(tmp_path)
@@ -158,15 +158,15 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "temperature_controller.json", "rng_state.pth"])
-def test_a_damaged_checkpoint_is_named_and_nothing_starts_anew(tmp_path, name):
+def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
     assert run(tmp_path, ("meta-policy", 6))[0] == -signal.SIGKILL
     training, _ = folders(tmp_path)
     checkpoint = training / "checkpoints" / "checkpoint-4"
     (checkpoint / name).write_bytes(b"damaged")
     before = sorted(path.name for path in (training / "checkpoints").iterdir())
-    status, said = run(tmp_path)
+    status, messages = run(tmp_path)
     assert status == 1
-    assert re.search(rf"DamagedCheckpoint: .*{name} was changed after it was written. Remove the folder", said)
+    assert re.search(rf"DamagedCheckpoint: .*{name} was changed after it was written. Remove the folder", messages)
     assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
 
 
@@ -177,9 +177,9 @@ def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
     def few_bytes():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    status, said = run(tmp_path, preexec_fn=few_bytes)
+    status, messages = run(tmp_path, preexec_fn=few_bytes)
     assert status == 1
-    assert "File too large" in said
+    assert "File too large" in messages
     training, evaluation = folders(tmp_path)
     assert not (training / "manifest.json").exists()
     assert not evaluation.exists()
@@ -188,7 +188,7 @@ def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
 
 
 def wait_for_step(process, training, step):
-    """Wait until the log of a training says `step`; returns what it says."""
+    """Wait until a training run has reached `step`; returns its step."""
     while True:
         assert process.poll() is None, "ended too early to test anything"
         try:

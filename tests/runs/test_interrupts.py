@@ -1,4 +1,4 @@
-"""Signals ask for a stop; a second Ctrl-C does not ask."""
+"""Signals request a stop; a second Ctrl-C interrupts at once."""
 
 import os
 import signal

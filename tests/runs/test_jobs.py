@@ -30,7 +30,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def finished(params, tmp_path_factory):
-    """A base model and two trainings, made by two workers."""
+    """A base model and two training runs, made by two workers."""
     store, lines = RunStore(tmp_path_factory.mktemp("runs")), []
     jobs = [
         Job("TAMPO", params.evaluation(), params.training(temperature_controller="tampo")),
@@ -115,7 +115,7 @@ def test_a_failing_job_says_why_and_where(params, tmp_path):
 
 
 def test_a_worker_that_is_killed_between_two_jobs_or_in_one_is_noticed(finished, params, tmp_path, monkeypatch):
-    """kill -9 takes no leave; the run says so instead of waiting for ever."""
+    """After kill -9 the run fails instead of waiting forever."""
     started = Worker.start
 
     def start(worker, *arguments):

@@ -1,4 +1,4 @@
-"""Plans against the models' own sizes and hand-made sums."""
+"""Plans against the models' sizes and sums by hand."""
 
 import pytest
 from transformers import AutoModelForCausalLM, Qwen2Config

@@ -44,7 +44,7 @@ def test_no_commit_outside_of_git(tmp_path, monkeypatch):
 
 
 def test_an_installed_wheel_has_no_commit(checkout, monkeypatch):
-    """Its environment may lie in a repository of somebody else, whose commit says nothing."""
+    """Its environment may lie in somebody else's repository, whose commit is irrelevant."""
     monkeypatch.setattr(project, "_PACKAGE", checkout / "tampo")
     monkeypatch.setattr(provenance, "checkout", project.checkout)
     assert provenance.provenance()["commit"] is None

@@ -1,4 +1,4 @@
-"""What a training keeps of its rollouts: every one, with the likelihoods that the meta-policy saw, as plain text."""
+"""Every rollout of a training run is stored, with the likelihoods that the meta-policy used, as plain text."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_every_rollout_is_kept(training):
 
 
 def test_likelihoods_are_those_of_their_rollout(training):
-    """TRL shuffles a batch after it was logged; each row has its own likelihoods all the same (step 1: base model)."""
+    """TRL shuffles a batch after logging it; each row still has its likelihoods (step 1: base model)."""
     rollouts = training.rollouts(1)
     model = load_language_model("mini")
     end = model.tokenizer.eos_token_id
@@ -61,7 +61,7 @@ def test_likelihoods_are_those_of_their_rollout(training):
 
 
 def test_the_log_of_a_running_training_can_be_read(tmp_path, monkeypatch):
-    """A step that is taken again after a kill is there twice, with the same values."""
+    """A step that is repeated after an interruption appears twice, with the same values."""
     params = load_params("smoke", SMALL)
     store = RunStore(tmp_path)
     folder = store.folder("training", training_identity(params.training()))

@@ -1,4 +1,4 @@
-"""The store: made once, found again, safe between processes, never fooled by half-written or foreign files."""
+"""The store: records are made once, found again, safe between processes; incomplete or foreign files are ignored."""
 
 import errno
 import json
@@ -52,7 +52,7 @@ def test_another_identity_is_another_record(tmp_path):
 
 @pytest.mark.parametrize(("call", "number"), [("os.replace", errno.ENOSPC), ("tempfile.mkstemp", errno.EROFS)])
 def test_a_disk_that_is_full_or_read_only_costs_nothing(tmp_path, monkeypatch, call, number):
-    """The record of before stays whole, the new one is not there, and is made when the disk is mended."""
+    """The earlier record stays complete; the new one is missing, and is made once the disk works."""
     store, calls = RunStore(tmp_path), []
     before = store.make("toy", IDENTITY, builder(calls))
 

@@ -105,7 +105,7 @@ def expected(tmp_path_factory):
     return run_jobs(RunStore(tmp_path_factory.mktemp("runs")), [job], say=lambda line: None)[0]
 
 
-def test_interrupted_then_gone_on_with_then_found(in_project, expected, monkeypatch, capsys):
+def test_interrupted_then_resumed_then_found(in_project, expected, monkeypatch, capsys):
     """SIGTERM stops the job, with a checkpoint and without a process left behind; the same command ends in the bits
     that `run_jobs` makes, though another run fails; then nothing is left to do."""
     command = [sys.executable, "-P", "-m", "tampo", *WORDS, "--seeds", "0", "--controllers", "tampo,linear"]
@@ -208,7 +208,7 @@ def test_a_stop_reaches_all_that_a_launcher_started_and_only_the_sweep_decides_o
         assert update(run, store, attempts=2) is False
         assert run.state == "running"
         (worker,) = children()
-        os.kill(worker, signal.SIGINT)  # a terminal sends Ctrl-C to all; the sweep says what it means
+        os.kill(worker, signal.SIGINT)  # a terminal sends Ctrl-C to all; the sweep handles it
         time.sleep(0.5)
         assert run.attempt.state() == "running"
     finally:
@@ -304,7 +304,7 @@ def test_a_second_ctrl_c_says_something_too(monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_signals_reach_a_training_and_only_a_pre_emption_requeues(number, monkeypatch):
-    """`run_job` as a training behaves: it is asked to stop, and then says that it was interrupted."""
+    """`run_job` behaves as a training run: it is asked to stop, and then raises Interrupted."""
     seen = []
 
     def train(order):
@@ -331,7 +331,7 @@ def test_signals_reach_a_training_and_only_a_pre_emption_requeues(number, monkey
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A Slurm that takes every job and runs none: sbatch keeps what it is given, sacct says what `sacct` holds."""
+    """A Slurm that accepts every job and runs none: sbatch stores its input, sacct prints the file `states`."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     commands = {

@@ -1,4 +1,4 @@
-"""Where a training tells of itself: trackers, the model card, the hub."""
+"""Reports of a training run: trackers, the model card, the hub."""
 
 import re
 
@@ -37,10 +37,10 @@ def test_a_training_reports_to_tensorboard_and_has_a_card(tmp_path):
     assert "trained with TAMPO" in card.content
     assert "2602.11779" in card.content
     assert "None" not in card.content.replace('model="None"', "")
-    said = blocks(card)
-    assert said["Sampling temperature"]["stages"] == [0.9, 1.2, 1.5]
-    assert said["Parameters"] == training_identity(params.training())
-    assert said["Provenance"]["versions"] == record.manifest["versions"]
+    sections = blocks(card)
+    assert sections["Sampling temperature"]["stages"] == [0.9, 1.2, 1.5]
+    assert sections["Parameters"] == training_identity(params.training())
+    assert sections["Provenance"]["versions"] == record.manifest["versions"]
 
 
 def test_trackers_do_not_change_what_a_training_is_known_by():
