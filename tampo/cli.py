@@ -119,12 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
-        print(f"tampo: {error}. What was kept is whole; the same command goes on once it can write.", file=sys.stderr)
+        print(
+            f"tampo: {error}. What was written is whole; the same command resumes once it can write.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt as interrupt:
-        print(
-            f"tampo: {str(interrupt) or 'Interrupted. The same command goes on from what was kept.'}", file=sys.stderr
-        )
+        print(f"tampo: {str(interrupt) or 'Interrupted. The same command resumes from there.'}", file=sys.stderr)
         return 130
 
 

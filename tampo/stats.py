@@ -134,8 +134,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    if not len(p_values):
-        return []
+    known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)
+    if len(known) < 2:  # nothing to adjust, and the library collects garbage at each call
+        return known.tolist()
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(np.nan_to_num(p_values, nan=1.0), method="holm")[1].tolist()
+    return multipletests(known, method="holm")[1].tolist()

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -106,6 +106,7 @@ def closed_testing(p_values, level):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.floats(0.01, 0.2))
+@settings(max_examples=40, deadline=None)
 def test_holm_is_closed_bonferroni(p_values, level):
     adjusted = holm(p_values)
     assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))

@@ -76,7 +76,7 @@ def test_the_command_line_says_what_to_do_about_a_full_disk(monkeypatch, capsys)
     assert main(["train", "smoke"]) == 1
     said = capsys.readouterr().err
     assert "No space left on device: 'results/mini/runs/x'" in said
-    assert "the same command goes on once it can write" in said
+    assert "the same command resumes once it can write" in said
 
     def interrupt(*args):
         raise Interrupted("Stopped after step 3 of 7. The same command resumes from there.")

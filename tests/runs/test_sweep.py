@@ -299,7 +299,7 @@ time.sleep(60)
 def test_a_second_ctrl_c_says_something_too(monkeypatch, capsys):
     monkeypatch.setattr("tampo.runs.sweep.sweep", lambda *arguments: signal.raise_signal(signal.SIGINT))
     assert main(WORDS) == 130
-    assert "tampo: Interrupted. The same command goes on from what was kept." in capsys.readouterr().err
+    assert "tampo: Interrupted. The same command resumes from there." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
