@@ -44,8 +44,8 @@ class Case:
 
 CASES = {
     "grpo": Case("TRL's GRPOTrainer", GRPOTrainer),
-    "tampo": Case("TAMPOTrainer, TRL's rollouts and log-probs", TAMPOTrainer),
-    "fast": Case("TAMPOTrainer as `tampo train` runs it", TAMPOTrainer, fast=True),
+    "tampo": Case("TAMPOTrainer, TRL's rollouts", TAMPOTrainer),
+    "fast": Case("TAMPOTrainer, tampo's rollouts", TAMPOTrainer, fast=True),
 }
 
 
@@ -185,12 +185,11 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
         config = TrainingConfig(**config.model_dump() | changes)
         trainer, _ = make_trainer(config, folder, case.trainer, [laps], rollouts)
         trainer.remove_callback(PrinterCallback)  # it prints the log of every step
-        stack.enter_context(watch.timing("generate", trainer, "_generate"))
-        stack.enter_context(watch.timing("reward", trainer, "_calculate_rewards"))
-        stack.enter_context(watch.timing("forward", trainer, "_compute_loss"))
+        methods = {"generate": "_generate", "reward": "_calculate_rewards", "forward": "_compute_loss"}
+        methods |= {"outer loop": "_observe"} if isinstance(trainer, TAMPOTrainer) else {}
+        for part, method in methods.items():
+            stack.enter_context(watch.timing(part, trainer, method))
         stack.enter_context(watch.timing("backward", trainer.accelerator, "backward"))
-        if isinstance(trainer, TAMPOTrainer):
-            stack.enter_context(watch.timing("outer loop", trainer, "_collect_likelihoods"))
         yield trainer, laps
     del trainer
     gc.collect()

@@ -120,7 +120,7 @@ def estimate(value, low, high, p=0.5):
         (estimate(1, float("nan"), float("nan")), 1.9, 0.001, CANNOT_TELL),
     ],
 )
-def test_the_rule_of_verdicts(effect, published, p, verdict):
+def test_verdicts(effect, published, p, verdict):
     assert one(Claim("c", "s", "x", effect, published, p))["verdict"] == verdict
 
 
@@ -132,7 +132,7 @@ def test_the_rule_of_verdicts(effect, published, p, verdict):
         (estimate(0.5, 0.3, 0.9), NOT_REPLICATED),
     ],
 )
-def test_claims_of_agreement_are_held_against_their_bound(effect, verdict):
+def test_claims_of_agreement_are_compared_with_their_bound(effect, verdict):
     row = one(Claim("c", "s", "x", effect, bound=0.2))
     assert row["verdict"] == verdict
     assert pd.isna(row["p_holm"])
@@ -171,7 +171,7 @@ def test_temperatures_and_optimal_temperatures_of_known_logs(tmp_path):
     assert moderate.verdict == REPLICATED
 
 
-def test_rewards_are_held_against_every_other_scheme(tmp_path):
+def test_rewards_are_compared_with_every_other_method(tmp_path):
     result = make_result(TABLE1, {}, problems=5, tmp_path=tmp_path)
     row = one(highest_reward(result))
     assert (row["value"], row["p"]) == (0.0, 1.0), "all rewards are equal"

@@ -38,8 +38,8 @@ def log_probs_of_whole_logits(model, trajectory, temperatures):
         logits = model.model(ids).logits[0].double()
     start = len(trajectory.prompt_ids)
     rows = []
-    for place, token in enumerate(trajectory.tokens, start):
-        rows.append([F.log_softmax(logits[place - 1] / t, dim=-1)[token].item() for t in temperatures])
+    for position, token in enumerate(trajectory.tokens, start):
+        rows.append([F.log_softmax(logits[position - 1] / t, dim=-1)[token].item() for t in temperatures])
     return np.array(rows)
 
 
