@@ -15,11 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -84,23 +82,6 @@ def choose_heads(way: str, patch: pytest.MonkeyPatch) -> None:
             check_tiles()
         except RuntimeError as error:
             pytest.skip(str(error))
-
-
-def digit_reward(completions: list[str], **kwargs: object) -> list[float]:
-    """Share of digits: dense enough that groups have a spread."""
-    return [sum(c.isdigit() for c in completion) / (1 + len(completion)) for completion in completions]
-
-
-def sampling_p_value(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Chi-square p-value of sampled `counts` under `probabilities`; rare entries are pooled to 5 expected."""
-    expected = probabilities / probabilities.sum() * counts.sum()
-    order = np.argsort(expected)
-    rare = order[: np.searchsorted(expected[order].cumsum(), 5) + 1]
-
-    def pool(values: np.ndarray) -> np.ndarray:
-        return np.append(np.delete(values, rare), values[rare].sum())
-
-    return float(chisquare(pool(counts), pool(expected)).pvalue)
 
 
 # What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side.

@@ -14,26 +14,7 @@ from tampo.likelihood import (
     virtual_log_probs,
 )
 from tampo.meta_policy import MetaPolicy, sparsemax
-
-TEMPERATURES = [0.6, 0.9, 1.0, 1.5]
-
-
-def rollouts(seed=0, batch=3, length=7, vocabulary=50, hidden=16, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    states = torch.randn(batch, length, hidden, generator=generator).to(dtype)
-    weight = torch.randn(vocabulary, hidden, generator=generator).to(dtype)
-    tokens = torch.randint(vocabulary, (batch, length), generator=generator)
-    mask = (torch.rand(batch, length, generator=generator) > 0.3).long()
-    return states, weight, tokens, mask
-
-
-def oracle(logits, tokens, mask, temperatures):
-    """log_softmax once for each temperature, over whole logits."""
-    sums = []
-    for temperature in temperatures:
-        logps = F.log_softmax(logits.double() / temperature, dim=-1).gather(-1, tokens[..., None])[..., 0]
-        sums.append((logps * mask).sum(dim=1))
-    return torch.stack(sums, dim=1)
+from tests.helpers import TEMPERATURES, oracle, rollouts
 
 
 @pytest.mark.parametrize("temperatures", [TEMPERATURES, [1.0], list(np.linspace(0.1, 3, 32))])

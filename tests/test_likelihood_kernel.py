@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from tampo.likelihood import StreamingLogProbs, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
-from tests.test_likelihood import TEMPERATURES, oracle, rollouts
+from tests.helpers import TEMPERATURES, oracle, rollouts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

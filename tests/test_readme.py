@@ -12,8 +12,8 @@ import pytest
 from tampo.paper.bench import format_summary
 from tampo.paper.claims import brief_claims
 from tampo.paper.tables import averages_to_markdown
-from tests.conftest import digit_reward
-from tests.trainer.test_trainer import SETTINGS
+from tests.helpers import digit_reward
+from tests.trainer.helpers import SETTINGS
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

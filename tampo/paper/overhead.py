@@ -186,7 +186,7 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
         trainer, _ = make_trainer(config, folder, case.trainer, [laps], rollouts)
         trainer.remove_callback(PrinterCallback)  # it prints the log of every step
         methods = {"generate": "_generate", "reward": "_calculate_rewards", "forward": "_compute_loss"}
-        methods |= {"outer loop": "_observe"} if isinstance(trainer, TAMPOTrainer) else {}
+        methods |= {"outer loop": "_collect_likelihoods"} if isinstance(trainer, TAMPOTrainer) else {}
         for part, method in methods.items():
             stack.enter_context(watch.timing(part, trainer, method))
         stack.enter_context(watch.timing("backward", trainer.accelerator, "backward"))

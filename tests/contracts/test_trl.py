@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import utils
 
 from tampo.trainer.trl_internals import OTHER_HEADS
-from tests.trainer.test_trainer import make_trainer
+from tests.trainer.helpers import make_trainer
 
 pytestmark = pytest.mark.contract
 

@@ -31,8 +31,7 @@ from tests.explore.small_store import (
     metrics,
     take_steps,
 )
-from tests.helpers import make_project
-from tests.paper.test_notebooks import outputs
+from tests.helpers import make_project, outputs
 
 LOGS = {method.title: metrics(method) for method in TRAINED}
 

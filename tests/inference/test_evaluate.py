@@ -9,7 +9,7 @@ from tampo.config import ConfigError, load_params
 from tampo.inference.evaluate import evaluate, load_benchmarks, problem_scores
 from tampo.inference.transformers_engine import Completion, TransformersEngine
 from tampo.tasks.mini import TASKS, make_problems
-from tests.conftest import sampling_p_value
+from tests.helpers import sampling_p_value
 
 
 class Parrot:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tampo.inference.sampling import draw_tokens, sample_completions
-from tests.conftest import sampling_p_value
+from tests.helpers import sampling_p_value
 
 PROMPTS = ["3+4=", "7=", "12+34=46 1+1=", "5+5="]
 

@@ -11,7 +11,7 @@ import papermill
 import pytest
 
 from tampo.paper.reproduce import reproduce
-from tests.helpers import make_project
+from tests.helpers import make_project, outputs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -21,19 +21,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     return tmp_path
-
-
-def outputs(path):
-    """All that an executed notebook shows, by kind; none of its cells failed."""
-    shown = {"text": "", "html": "", "png": 0}
-    for cell in nbformat.read(path, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            assert output.output_type != "error"
-            data = output.get("data", {})
-            shown["text"] += output.get("text", "") + data.get("text/plain", "")
-            shown["html"] += data.get("text/html", "")
-            shown["png"] += "image/png" in data
-    return shown
 
 
 def test_make_smoke(project):

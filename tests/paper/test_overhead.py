@@ -12,22 +12,7 @@ from tampo.paper import overhead as module
 from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps, peak_memory
 from tampo.paper.overhead_summary import outer_loop_ratio, ratio, step_ratio
 from tampo.trainer.trl_internals import LogitRecorder
-
-
-def times(expected, noise, rounds=4, steps=30):
-    """Whole steps of 1 to 2 s for "grpo", `expected` times as long for "tampo", a hundredth of it in the outer loop."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(rounds):
-        for step in range(1, steps + 1):
-            base = 1 + generator.random()
-            whole = base * expected * np.exp(noise * generator.normal())
-            for case, part, seconds in (
-                ("grpo", "whole", base), ("tampo", "whole", whole), ("grpo", "outer loop", 0.0),
-                ("tampo", "outer loop", whole / 101),
-            ):  # fmt: skip
-                rows.append({"round": number, "step": step, "case": case, "part": part, "seconds": seconds})
-    return pd.DataFrame(rows)
+from tests.helpers import times
 
 
 def test_the_ratio_of_known_times():

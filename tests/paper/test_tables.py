@@ -11,33 +11,9 @@ from tampo.config import load_params
 from tampo.paper.experiments import Method, table_caption
 from tampo.paper.overhead_summary import format_summary
 from tampo.paper.published_results import BENCHMARKS
-from tampo.paper.results import Result, summarise
+from tampo.paper.results import summarise
 from tampo.paper.tables import averages_to_markdown, layout, ranks, to_html, to_latex, to_markdown, write_table
-
-METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))
-
-
-def make_result(benchmarks, methods=METHODS, seeds=(0, 1), problems=20):
-    generator = np.random.default_rng(0)
-    rows = []
-    for index, method in enumerate(methods):
-        for seed in seeds if method.changes is not None else seeds[:1]:
-            for benchmark in benchmarks:
-                right = generator.binomial(8, 0.3 + 0.1 * index, problems)
-                rows.append(
-                    pd.DataFrame(
-                        {
-                            "benchmark": benchmark,
-                            "problem_id": [f"{benchmark}-{i}" for i in range(problems)],
-                            "pass@1": (generator.random(problems) < right / 8) * 100.0,
-                            "avg@8": right / 8 * 100,
-                            "pass@8": (right > 0) * 100.0,
-                            "method": method.key,
-                            "seed": seed,
-                        }
-                    )
-                )
-    return Result(pd.concat(rows, ignore_index=True), {}, {})
+from tests.helpers import METHODS, make_result
 
 
 def test_summary_means_over_seeds_problems_and_benchmarks():

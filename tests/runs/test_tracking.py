@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from tampo.config import ConfigError, load_params
 from tampo.runs.pipeline import train, training_identity
 from tampo.runs.store import RunStore
-from tests.runs.test_rollouts import SMALL
-from tests.trainer.test_trainer import make_trainer
+from tests.helpers import SMALL_RUN
+from tests.trainer.helpers import make_trainer
 
 
 def blocks(card):
@@ -22,7 +22,7 @@ def blocks(card):
 def test_a_training_reports_to_tensorboard_and_has_a_card(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    params = load_params("smoke", SMALL | {"report_to": "tensorboard", "temperature_controller": "staged"})
+    params = load_params("smoke", SMALL_RUN | {"report_to": "tensorboard", "temperature_controller": "staged"})
     record = train(RunStore(tmp_path), params.training())
     events = EventAccumulator(str(tmp_path / f"{record.name}.tensorboard"))
     events.Reload()
@@ -53,7 +53,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_named(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="report_to.*'tensorboard', 'trackio' or 'wandb'"):
         load_params("smoke", {"report_to": "comet"})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    params = load_params("smoke", SMALL | {"report_to": "wandb"})
+    params = load_params("smoke", SMALL_RUN | {"report_to": "wandb"})
     with pytest.raises(ConfigError, match=r"report_to wandb needs a package .*pip install 'tampo\[tracking\]'"):
         train(RunStore(tmp_path), params.training())
 
@@ -92,7 +92,7 @@ def test_wandb(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'tampo[tracking]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    record = train(RunStore(tmp_path / "runs"), load_params("smoke", SMALL | {"report_to": "wandb"}).training())
+    record = train(RunStore(tmp_path / "runs"), load_params("smoke", SMALL_RUN | {"report_to": "wandb"}).training())
     assert list(tmp_path.rglob("*.wandb"))
     assert len(record.metrics()) == 3
 
@@ -101,6 +101,6 @@ def test_trackio(tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed: pip install 'tampo[tracking]'")
     from trackio.sqlite_storage import SQLiteStorage
 
-    record = train(RunStore(tmp_path), load_params("smoke", SMALL | {"report_to": "trackio"}).training())
+    record = train(RunStore(tmp_path), load_params("smoke", SMALL_RUN | {"report_to": "trackio"}).training())
     assert record.name in SQLiteStorage.get_runs("tampo")
     SQLiteStorage.delete_run("tampo", record.name)

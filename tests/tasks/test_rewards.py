@@ -9,7 +9,7 @@ from tampo.runs.training_data import load_training_data, reward_functions
 from tampo.tasks.mini import Problem
 from tampo.tasks.rewards import accuracy_reward, completion_text, format_reward
 from tampo.tasks.suites import get_suite
-from tests.trainer.test_trainer import SETTINGS
+from tests.trainer.helpers import SETTINGS
 
 MATH = [
     Problem("a", "MATH-500", "1 + 1?", "2", {}),

@@ -20,7 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tampo.controllers.base import RolloutBatch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
-from tests.trainer.test_trainer import SETTINGS, make_trainer
+from tests.trainer.helpers import SETTINGS, make_trainer
 from tests.trainer.two_processes import Recording
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.config import ConfigError, Params, load_params
 from tampo.meta_policy import MetaPolicy
 from tampo.paper.notebook import notebook_params
-from tests.conftest import digit_reward
-from tests.trainer.test_trainer import SETTINGS, make_trainer
+from tests.helpers import digit_reward
+from tests.trainer.helpers import SETTINGS, make_trainer
 
 NUMBERS = st.one_of(
     st.integers(), st.floats(), st.sampled_from([0, -1, 1e308, -0.0, math.nan, math.inf, -math.inf, 10**400])

@@ -7,19 +7,9 @@ from hypothesis import strategies as st
 
 from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.trainer.length_grouping import compute_by_length
-from tests.trainer.test_trainer import make_trainer
+from tests.trainer.helpers import make_trainer, rectangle
 
 pytestmark = pytest.mark.contract
-
-
-def rectangle(lengths):
-    """(input_ids, attention_mask, C) of rows of (prompt, completion) lengths, padded as TRL pads."""
-    prompt, completion = (max(x) for x in zip(*lengths, strict=True))
-    mask = torch.zeros(len(lengths), prompt + completion, dtype=torch.long)
-    for row, (p, c) in enumerate(lengths):
-        mask[row, prompt - p : prompt + c] = 1
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(2, 20, mask.shape, generator=generator) * mask, mask, completion
 
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12)

@@ -17,9 +17,9 @@ from transformers import (
 from tampo import TAMPOConfig, TAMPOTrainer
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import FusedHeads
-from tests.conftest import choose_heads, digit_reward
-from tests.trainer.test_length_grouping import rectangle
-from tests.trainer.test_trainer import SETTINGS, make_trainer
+from tests.conftest import choose_heads
+from tests.helpers import digit_reward
+from tests.trainer.helpers import SETTINGS, make_trainer, rectangle
 
 pytestmark = pytest.mark.contract
 

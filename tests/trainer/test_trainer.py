@@ -1,7 +1,6 @@
 """Contract of TAMPOTrainer: the current temperature reaches sampling and loss alike, and nothing else changes."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,61 +12,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trainer import CONTROLLER_STATE_NAME, NonFiniteLoss, TAMPOTrainer
-from tests.conftest import choose_heads, digit_reward, sampling_p_value
+from tests.conftest import choose_heads
+from tests.helpers import digit_reward, sampling_p_value
+from tests.trainer.helpers import SETTINGS, Watching, make_trainer
 
 pytestmark = pytest.mark.contract
-
-SETTINGS = {
-    "per_device_train_batch_size": 16,
-    "num_generations": 8,
-    "max_completion_length": 8,
-    "max_steps": 4,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": [],
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "model_init_kwargs": {"dtype": "float32"},
-}
-
-
-def make_trainer(model: Path, prompts: Dataset, output: Path, cls=TAMPOTrainer, peft_config=None, **changes):
-    config = GRPOConfig if cls is GRPOTrainer else TAMPOConfig
-    args = config(output_dir=str(output), **(SETTINGS | changes))
-    return cls(model=str(model), reward_funcs=digit_reward, args=args, train_dataset=prompts, peft_config=peft_config)
-
-
-class Watching(TAMPOTrainer):
-    """Keeps what each loss was computed from, and checks each pass against the whole logits."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.errors, self.passes, self.drawn, self.first_ratios = [], [], [], []
-
-    def _compute_loss(self, model, inputs):
-        first = not self.inside_generation_batch
-        loss = super()._compute_loss(model, inputs)
-        self.drawn.append(inputs["temperature"].item())
-        if first and "old_per_token_logps" in inputs:
-            ratio = (self.passes[-1][2] - inputs["old_per_token_logps"]).exp()
-            self.first_ratios.append(ratio[inputs["completion_mask"].bool()])
-        return loss
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        result = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-        )
-        with torch.no_grad():  # the oracle: whole logits, log_softmax at the current temperature
-            logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -logits_to_keep - 1 : -1]
-        expected = torch.log_softmax(logits / self.temperature, dim=-1)
-        expected = expected.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
-        keep = attention_mask[:, -logits_to_keep:].bool()
-        self.errors.append((result[0].detach() - expected)[keep].abs().max().item())
-        self.passes.append((self.temperature, model is self.ref_model, result[0].detach()))
-        return result
 
 
 REGIMES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from tests.trainer.test_trainer import Watching, make_trainer
+from tests.trainer.helpers import Watching, make_trainer
 
 
 class Recording(Watching):

@@ -13,7 +13,7 @@ from tampo.inference.evaluate import evaluate, make_engine, problem_scores
 from tampo.inference.transformers_engine import Engine
 from tampo.inference.vllm_engine import VLLMEngine
 from tampo.tasks.mini import format_prompt, make_problems
-from tests.conftest import sampling_p_value
+from tests.helpers import sampling_p_value
 
 PROMPTS = [format_prompt(problem.question) for problem in make_problems("chain_sum", 12, 0, "test")]
 
