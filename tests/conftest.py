@@ -88,6 +88,7 @@ def choose_heads(way: str, patch: pytest.MonkeyPatch) -> None:
 # `make test-fast` leaves these out; `make test` runs all.
 HEAVY = (
     "explore/test_browser.py",
+    "explore/test_controls.py",
     "paper/test_bench.py",
     "paper/test_notebooks.py",
     "paper/test_overhead.py",
@@ -95,7 +96,9 @@ HEAVY = (
     "runs/test_faults.py",
     "runs/test_interrupts.py",
     "runs/test_jobs.py",
+    "runs/test_rollouts.py",
     "runs/test_sweep.py",
+    "runs/test_tracking.py",
     "test_install.py",
     "trainer/test_distributed.py",
 )
