@@ -1,4 +1,4 @@
-"""The optional parts of tampo: what is said where one of them is not installed."""
+"""The optional parts of tampo, and the error where one of them is not installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -49,17 +49,17 @@ def init_project(folder: Path, version: str) -> list[Path]:
 
     Args:
         folder: Made where it is missing.
-        version: What the marker says the files are of.
+        version: Of tampo, as written into the marker.
 
     Returns:
         The folders that were written.
 
     Raises:
-        FileExistsError: One of them is there already: nothing of a user's is written over, or half written.
+        FileExistsError: One of them exists: a user's files are never overwritten.
     """
     there = [str(folder / name) for name in _FOLDERS if (folder / name).exists()]
     if there:
-        raise FileExistsError(f"{' and '.join(there)} is there already. Choose a new folder, or move it away.")
+        raise FileExistsError(f"{' and '.join(there)} exists already. Choose a new folder, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
     # Copied beside their place and then renamed: a folder is whole or not there.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".tampo-init-") as temporary:
@@ -72,5 +72,5 @@ def init_project(folder: Path, version: str) -> list[Path]:
 
 
 def marker_text(version: str) -> str:
-    """What the marker of a project says."""
+    """The text of a project's marker."""
     return f"This folder is a project of tampo: results/ is written beside this file. Files of version {version}.\n"

@@ -240,7 +240,7 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
         assert {p.name for p in (work / name).iterdir()} == {
             p.name for p in (ROOT / name).iterdir() if p.name[0] != "."
         }
-    assert "is there already" in run([bin_ / "tampo", "init", str(work)], empty, status=2)
+    assert "exists already" in run([bin_ / "tampo", "init", str(work)], empty, status=2)
     command = [bin_ / "python", "-m", "papermill", "notebooks/table1.ipynb", "out.ipynb", "-p", "params", "smoke"]
     run(command, work)
     assert (work / "results" / "smoke" / "table1.md").is_file()

@@ -1,4 +1,4 @@
-"""The trainings of a store to look at, finished or under way: parameters, log, and the rollouts of one step.
+"""The training runs of a store, finished or running: parameters, log, and the rollouts of one step.
 
 `tampo.runs.store` answers for what a record holds; here a training run is shown as far as it got, also while another
 process is at it, and after it was interrupted. What else lies in the folder, and what cannot be read, is passed over.
@@ -37,18 +37,18 @@ _NAMED = {
 
 
 class NoRollouts(Exception):
-    """The rollouts of a step cannot be shown; the message says why, and how to get them, in a sentence."""
+    """The rollouts of a step cannot be shown; the message has the reason and the way out."""
 
 
 @dataclass(frozen=True)
 class History:
-    """One training.
+    """One training run.
 
     Attributes:
         folder: Where it is stored, training-<hash>.
         manifest: Of the finished record; None while it is under way, and after an interruption.
         identity: Its parameters (without those its controller does not read); empty where they are not known.
-        label: What it is called, different for each training of a store.
+        label: What it is called, different for each training run of a store.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class History:
             log = log.apply(pd.to_numeric, errors="coerce").dropna(subset=["step"]).astype({"step": int})
         except _UNREADABLE:
             return pd.DataFrame({"step": pd.Series(dtype=int)})
-        # A step that was taken again after an interruption is there twice.
+        # A step that was repeated after an interruption occurs twice.
         log = log[log["step"] > 0].drop_duplicates("step", keep="last")
         return log.sort_values("step", ignore_index=True)
 
@@ -135,7 +135,7 @@ class Snapshot:
 
 
 def read_step(history: History, step: int) -> Snapshot:
-    """A training at one step (from 1). What is not there is said in the snapshot's note."""
+    """A training run at one step (from 1). The snapshot's note names what is missing."""
     metrics = history.metrics()
     drawn = metrics.loc[metrics["step"] == step, "temperature"] if "temperature" in metrics else pd.Series(dtype=float)
     temperature = float(drawn.iloc[0]) if len(drawn) and pd.notna(drawn.iloc[0]) else None
@@ -159,7 +159,7 @@ def meta_policy_probabilities(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_histories(root: Path) -> list[History]:
-    """The trainings in a folder of records that have taken a step; those under way first, then those of Table 1."""
+    """The training runs in a folder of records that have finished a step; running ones first, then those of Table 1."""
     found = []
     for folder in sorted(Path(root).glob("training-*")):
         if not _NAME.fullmatch(folder.name):
@@ -174,7 +174,7 @@ def find_histories(root: Path) -> list[History]:
 
 
 def _order(history: History) -> tuple[Any, ...]:
-    """Those under way, then those with the usual parameters; of each the first seed first, by controller."""
+    """Running ones, then those with the usual parameters; of each the first seed first, by controller."""
     name, seed = history.identity.get("temperature_controller"), history.identity.get("seed")
     known = [*CONTROLLER_TITLES]
     rank = known.index(name) if name in known else len(known)

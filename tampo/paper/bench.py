@@ -32,7 +32,7 @@ from tampo.paper.overhead_parts import (
 from tampo.paper.overhead_summary import format_summary, step_ratio, summarise
 from tampo.paper.tables import write_texts
 from tampo.project import project_root
-from tampo.runs.jobs import say_now
+from tampo.runs.jobs import print_line
 from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
@@ -142,7 +142,7 @@ class Benchmarks:
 
 
 def run_benchmarks(
-    params: Params, only: Collection[str] = (), again: bool = False, log: Callable[[str], None] = say_now
+    params: Params, only: Collection[str] = (), again: bool = False, log: Callable[[str], None] = print_line
 ) -> Benchmarks:
     """Run the benchmarks that are missing; existing records are reused.
 

@@ -17,7 +17,7 @@ from loky import cpu_count
 from tampo.config import ConfigError, load_params
 from tampo.paper.experiments import EXPERIMENTS, Experiment
 from tampo.project import notebook_folder, project_root
-from tampo.runs.jobs import run_jobs, say_now
+from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import RunStore
 
 
@@ -30,7 +30,7 @@ def reproduce(
     seeds: Sequence[int] | None = None,
     only: Sequence[str] = (),
     workers: int | None = None,
-    log: Callable[[str], None] = say_now,
+    log: Callable[[str], None] = print_line,
 ) -> list[Path]:
     """Make the missing runs of all notebooks, then execute the notebooks into results/<scale>/.
 
@@ -75,7 +75,7 @@ def reproduce(
 
 
 def execute(
-    experiment: Experiment, folder: str, parameters: dict[str, Any], log: Callable[[str], None] = say_now
+    experiment: Experiment, folder: str, parameters: dict[str, Any], log: Callable[[str], None] = print_line
 ) -> Path:
     """Execute a notebook into results/<folder>/ in a separate process. Raises NotebookFailed if it raised an error."""
     root, start = project_root(), time.monotonic()

@@ -11,7 +11,7 @@ from tampo.config import Params
 from tampo.inference.evaluate import problem_scores
 from tampo.paper.experiments import TABLE1, Method, experiment_jobs
 from tampo.paper.published_results import BENCHMARKS, published_value
-from tampo.runs.jobs import run_jobs, say_now
+from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import mean_interval
 
@@ -37,7 +37,7 @@ class Result:
 
 
 def run_experiment(
-    params: Params, methods: tuple[Method, ...] = TABLE1, log: Callable[[str], None] = say_now
+    params: Params, methods: tuple[Method, ...] = TABLE1, log: Callable[[str], None] = print_line
 ) -> Result:
     """Train and evaluate every method with every seed of `params`; existing records are reused.
 
@@ -155,7 +155,7 @@ def evaluate_at(
     params: Params,
     methods: tuple[Method, ...],
     temperatures: tuple[float, ...],
-    log: Callable[[str], None] = say_now,
+    log: Callable[[str], None] = print_line,
 ) -> tuple[pd.DataFrame, dict[str, Record]]:
     """The same training runs, evaluated at several temperatures.
 

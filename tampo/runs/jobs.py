@@ -157,7 +157,7 @@ def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> No
             run.state = "running"
 
 
-def say_now(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line without delay, so that a notebook and papermill's log show progress."""
     print(line, flush=True)
 
@@ -166,7 +166,7 @@ def run_jobs(
     store: RunStore,
     jobs: Sequence[Job],
     workers: int | None = None,
-    say: Callable[[str], None] = say_now,
+    log: Callable[[str], None] = print_line,
     every: float = 20.0,
 ) -> list[tuple[Record | None, Record]]:
     """The records of all jobs, in order; missing ones are made on this machine, several at a time.
@@ -174,7 +174,7 @@ def run_jobs(
     Args:
         jobs: Jobs with the same records run once.
         workers: Jobs at a time, each in a process with one thread; default: one per available core.
-        say: Receives progress lines.
+        log: Receives progress lines.
         every: Seconds between two progress lines.
 
     Raises:
@@ -189,7 +189,7 @@ def run_jobs(
     missing.sort(key=lambda run: run.job.training is None)
     path = os.path.relpath(store.root)  # executed notebooks are shared: no absolute path
     ending = f"; making {len(missing)} in {path}." if missing else "."
-    say(f"{len(runs) - len(missing)} of {len(runs)} records exist{ending}")
+    log(f"{len(runs) - len(missing)} of {len(runs)} records exist{ending}")
     start = reported = time.monotonic()
 
     def report(ended: list[Run]) -> None:
@@ -200,11 +200,11 @@ def run_jobs(
             if run.state == "failed":
                 raise RunFailed(run.failure())
             done = sum(run.state == "done" for run in missing)
-            say(f"{clock} {run.job.label}: done ({done} of {len(missing)})")
+            log(f"{clock} {run.job.label}: done ({done} of {len(missing)})")
         running = [run.job for run in missing if run.state == "running"]
         if running and time.monotonic() - reported >= every:
             reported = time.monotonic()
-            say(f"{clock} " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
+            log(f"{clock} " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
 
     if missing:
         follow(missing, store, Workers(store.root, workers), report)

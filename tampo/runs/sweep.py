@@ -12,7 +12,7 @@ from tampo.config import ConfigError, load_params
 from tampo.controllers.registry import CONTROLLERS
 from tampo.files import atomic_path
 from tampo.inference.evaluate import problem_scores
-from tampo.runs.jobs import Job, Run, follow, say_now
+from tampo.runs.jobs import Job, Run, follow, print_line
 from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
 from tampo.runs.workers import Workers
@@ -43,7 +43,7 @@ def sweep(
     seeds: Sequence[int] | None = None,
     overrides: Mapping[str, Any] | None = None,
     resources: Resources | None = None,
-    say: Callable[[str], None] = say_now,
+    log: Callable[[str], None] = print_line,
     every: float = 5.0,
 ) -> pd.DataFrame:
     """Train and evaluate each controller with each seed; existing records are reused.
@@ -56,7 +56,7 @@ def sweep(
         seeds: Training seeds; by default those of the parameters.
         overrides: Parameters that differ from those of `source`. `workers` is the number of jobs at a time.
         resources: Where jobs run, and the resources of each; by default `Resources()`.
-        say: Receives tables of states and the messages about failures.
+        log: Receives tables of states and the messages about failures.
         every: Minimum seconds between two tables; twelve times that while no state changes.
 
     Returns:
@@ -92,10 +92,10 @@ def sweep(
         nonlocal shown, reported
         for run in ended:
             if run.state not in ("done", "failed"):
-                say(f"{run.job.label} failed; trying once more. See {os.path.relpath(run.log)}.")
+                log(f"{run.job.label} failed; trying once more. See {os.path.relpath(run.log)}.")
         states = [(run.state, run.attempts) for run in runs.values()]
         if time.monotonic() - reported >= (every if states != shown else 12 * every):
-            say(_states(runs, store))
+            log(_states(runs, store))
             shown, reported = states, time.monotonic()
 
     follow(list(runs.values()), store, backend, report, ATTEMPTS)
@@ -103,13 +103,13 @@ def sweep(
     path = store.root.parent / "sweep.csv"
     with atomic_path(path) as temporary:
         results.to_csv(temporary, index=False)
-    say(_states(runs, store))
+    log(_states(runs, store))
     for run in runs.values():
         if run.state == "failed":
-            say(run.failure())
+            log(run.failure())
     if len(scores := _scores(results)):
-        say(scores.to_string(index=False))
-    say(f"Runs: {os.path.relpath(path)}")
+        log(scores.to_string(index=False))
+    log(f"Runs: {os.path.relpath(path)}")
     return results
 
 

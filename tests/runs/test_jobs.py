@@ -38,7 +38,7 @@ def finished(params, tmp_path_factory):
         Job("base", params.evaluation()),
         Job("TAMPO again", params.evaluation(), params.training(temperature_controller="tampo")),
     ]
-    return store, jobs, run_jobs(store, jobs, workers=2, say=lines.append, every=0.5), lines
+    return store, jobs, run_jobs(store, jobs, workers=2, log=lines.append, every=0.5), lines
 
 
 def test_jobs_return_their_records_in_order(finished):
@@ -56,7 +56,7 @@ def test_workers_run_this_tampo_whatever_lies_in_the_working_directory(params, t
     (tmp_path / "tampo" / "__init__.py").write_text("raise RuntimeError('another tampo')")
     monkeypatch.chdir(tmp_path)
     evaluation = params.evaluation(benchmarks="gcd", eval_problems=1)
-    ((training, made),) = run_jobs(RunStore(tmp_path / "runs"), [Job("base", evaluation)], workers=1, say=print)
+    ((training, made),) = run_jobs(RunStore(tmp_path / "runs"), [Job("base", evaluation)], workers=1, log=print)
     assert training is None
     assert len(made.samples()) == 4
 
@@ -85,14 +85,14 @@ def test_an_evaluation_keeps_every_sample(finished):
 def test_a_second_call_makes_nothing(finished):
     store, jobs, records, _ = finished
     lines = []
-    assert run_jobs(store, jobs, say=lines.append) == records
+    assert run_jobs(store, jobs, log=lines.append) == records
     assert lines == ["3 of 3 records exist."]
 
 
 def test_the_same_params_give_the_same_bits(finished, tmp_path):
     """Also one after the other in one process, where the first ones were spread over two."""
     _, jobs, records, _ = finished
-    again = run_jobs(RunStore(tmp_path), jobs, workers=1, say=lambda line: None)
+    again = run_jobs(RunStore(tmp_path), jobs, workers=1, log=lambda line: None)
     for (training, evaluation), (first_training, first_evaluation) in zip(again, records, strict=True):
         pd.testing.assert_frame_equal(evaluation.samples(), first_evaluation.samples())
         assert evaluation.manifest["files"] == first_evaluation.manifest["files"]
@@ -103,14 +103,14 @@ def test_the_same_params_give_the_same_bits(finished, tmp_path):
 def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
     _, _, records, _ = finished
     job = Job("seed 1", params.evaluation(), params.training(temperature_controller="tampo", seed=1))
-    (training, _), *_ = run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+    (training, _), *_ = run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
     assert training.manifest["files"]["metrics.csv"] != records[0][0].manifest["files"]["metrics.csv"]
 
 
 def test_a_failing_job_says_why_and_where(params, tmp_path):
     job = Job("lost", params.evaluation(), params.training(model=str(tmp_path / "no-such-model")), "mini")
     with pytest.raises(RunFailed, match=r"lost failed \(OSError: .*\); the end of .*\.log:") as raised:
-        run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+        run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
     assert "no-such-model" in str(raised.value)
 
 
@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_between_two_jobs_or_in_one_is_noticed(finished,
     monkeypatch.setattr(Worker, "start", start)
     job = Job("cut", params.evaluation(), params.training(seed=5))
     with pytest.raises(RunFailed, match=r"cut failed \(.* exit codes of the workers are {SIGKILL\(-9\)}"):
-        run_jobs(RunStore(tmp_path), [job], say=lambda line: None)
+        run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
 
 
 SCRIPT = """

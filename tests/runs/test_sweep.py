@@ -102,7 +102,7 @@ def in_project(project, monkeypatch):
 def expected(tmp_path_factory):
     """The records of one of the runs as `run_jobs` makes them."""
     job = Job("tampo", PARAMS.evaluation(), PARAMS.training(temperature_controller="tampo", seed=0), PARAMS.model)
-    return run_jobs(RunStore(tmp_path_factory.mktemp("runs")), [job], say=lambda line: None)[0]
+    return run_jobs(RunStore(tmp_path_factory.mktemp("runs")), [job], log=lambda line: None)[0]
 
 
 def test_interrupted_then_resumed_then_found(in_project, expected, monkeypatch, capsys):
@@ -416,7 +416,7 @@ def test_leaving_a_sweep_on_slurm_leaves_its_jobs(slurm, in_project, capsys):
     (slurm / "states").write_text("12|PENDING|\n")
     overrides = SMALL | {"scale": "on-slurm"}
     with pytest.raises(Interrupted, match="The jobs on Slurm continue; the same command finds them again"):
-        sweep("smoke", ["tampo"], [0], overrides, say=lambda line: os.kill(os.getpid(), signal.SIGTERM))
+        sweep("smoke", ["tampo"], [0], overrides, log=lambda line: os.kill(os.getpid(), signal.SIGTERM))
     shown = []
 
     def say(line):
@@ -424,7 +424,7 @@ def test_leaving_a_sweep_on_slurm_leaves_its_jobs(slurm, in_project, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        sweep("smoke", ["tampo"], [0], overrides, say=say)
+        sweep("smoke", ["tampo"], [0], overrides, log=say)
     assert re.search(r"tampo +0 +waiting +1", shown[0])
     assert "Leaving." in capsys.readouterr().err
     assert len(list(slurm.glob("script*"))) == 1, "submitted by the first call alone"
