@@ -31,7 +31,8 @@ from tests.explore.small_store import (
     metrics,
     take_steps,
 )
-from tests.helpers import make_project, outputs
+from tests.helpers import make_project
+from tests.paper.helpers import outputs
 
 LOGS = {method.title: metrics(method) for method in TRAINED}
 

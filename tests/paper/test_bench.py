@@ -24,7 +24,7 @@ from tampo.paper.overhead_parts import (
 )
 from tampo.paper.overhead_summary import START_GOALS, format_summary, overhead_figure, step_parts, summarise
 from tampo.trainer.trl_internals import tapped_logits
-from tests.helpers import times
+from tests.paper.helpers import times
 
 SHAPE = HeadShape(hidden=16, vocabulary=500, tokens=64)
 

@@ -11,7 +11,8 @@ import papermill
 import pytest
 
 from tampo.paper.reproduce import reproduce
-from tests.helpers import make_project, outputs
+from tests.helpers import make_project
+from tests.paper.helpers import outputs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -12,7 +12,7 @@ from tampo.paper import overhead as module
 from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps, peak_memory
 from tampo.paper.overhead_summary import outer_loop_ratio, ratio, step_ratio
 from tampo.trainer.trl_internals import LogitRecorder
-from tests.helpers import times
+from tests.paper.helpers import times
 
 
 def test_the_ratio_of_known_times():

@@ -5,7 +5,7 @@ import pytest
 
 from tampo.paper.experiments import TABLE1
 from tampo.paper.results import Result, by_seed, compare, differences, score_arrays, summarise
-from tests.helpers import METHODS, make_result
+from tests.paper.helpers import METHODS, make_result
 
 PAIR = (METHODS[1], TABLE1[1])
 

@@ -13,7 +13,7 @@ from tampo.paper.overhead_summary import format_summary
 from tampo.paper.published_results import BENCHMARKS
 from tampo.paper.results import summarise
 from tampo.paper.tables import averages_to_markdown, layout, ranks, to_html, to_latex, to_markdown, write_table
-from tests.helpers import METHODS, make_result
+from tests.paper.helpers import METHODS, make_result
 
 
 def test_summary_means_over_seeds_problems_and_benchmarks():
