@@ -17,9 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line; each command imports what it needs when it runs."""
     parser = argparse.ArgumentParser(prog="tampo", description="Adaptive sampling temperature for LLM RL (TAMPO).")
     parser.add_argument("--version", action="version", version=f"tampo {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=ParameterParser)
     init = commands.add_parser("init", help="write the parameters and notebooks of this version into a folder")
     init.add_argument("folder", metavar="DIR", help="a new folder, or one without params/ and notebooks/")
     init.set_defaults(run=_init)
@@ -53,9 +51,9 @@ _SCALE = "a scale's name (smoke, mini, paper) or the path of a YAML file"
 
 def _add(commands: Any, name: str, run: Any, text: str, **settings: Any) -> argparse.ArgumentParser:
     """A command that takes a scale and every parameter."""
-    commands._parser_class = ParameterParser
     command = commands.add_parser(
         name,
+        parameters=True,
         help=text,
         usage=f"tampo {name} SCALE [--parameter VALUE ...]",
         description=settings.pop("description", f"{text[0].upper()}{text[1:]}."),
@@ -63,7 +61,6 @@ def _add(commands: Any, name: str, run: Any, text: str, **settings: Any) -> argp
         "it; lists are written 0.6,1.0 or [0.6, 1.0], seeds also 0-4.",
         allow_abbrev=False,  # --controller is a parameter, and not short for --controllers
     )
-    commands._parser_class = argparse.ArgumentParser
     command.add_argument("params", metavar="SCALE", help=_SCALE)
     command.set_defaults(run=run)
     return command

@@ -18,13 +18,17 @@ class UsageError(Exception):
 
 
 class ParameterParser(argparse.ArgumentParser):
-    """The parser of a command that takes every parameter as an option; what is given goes to `overrides`."""
+    """The parser of a command. With `parameters`, each is an option, and `overrides` has the text of those given."""
 
-    _has_parameters = False
+    def __init__(self, *args: Any, parameters: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._parameters = parameters
+        self._names: list[str] = []  # of the parameters, once their options are there
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if not self._has_parameters:
-            self._has_parameters = True
+        if not self._parameters:
+            return super().parse_known_args(args, namespace)
+        if not self._names:
             self._names = add_parameters(self)
         parsed, rest = super().parse_known_args([_as_option(word) for word in args or ()], namespace)
         if rest:
@@ -36,6 +40,8 @@ class ParameterParser(argparse.ArgumentParser):
         return parsed, []
 
     def error(self, message: str) -> Any:
+        if not self._parameters:
+            super().error(message)
         raise UsageError(f"{message}. `{self.prog} --help` lists all parameters.")
 
 
