@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".versions"
 
 # Packages that are not named have the versions of the environment that runs this.
-LOWEST = {"trl": "1.0.0", "transformers": "5.0.0", "accelerate": "1.10.1", "torch": "2.6.0"}
+LOWEST = {"trl": "1.0.0", "transformers": "5.3.0", "accelerate": "1.10.1", "torch": "2.6.0"}
 HIGHEST = {"trl": "1.16.0", "transformers": "5.24.0", "accelerate": "1.15.0", "torch": "2.14.1"}
 COMBINATIONS: dict[str, dict[str, str]] = {
     "as locked": {},
