@@ -67,10 +67,6 @@ def init_project(folder: Path, version: str) -> list[Path]:
             shutil.copytree(bundled(name), Path(temporary, name), ignore=shutil.ignore_patterns(".*", "__pycache__"))
         for name in _FOLDERS:
             Path(temporary, name).rename(folder / name)
-    (folder / MARKER).write_text(marker_text(version), encoding="utf-8")
+    text = f"This folder is a project of tampo: results/ is written beside this file. Files of version {version}.\n"
+    (folder / MARKER).write_text(text, encoding="utf-8")
     return [folder / name for name in _FOLDERS]
-
-
-def marker_text(version: str) -> str:
-    """The text of a project's marker."""
-    return f"This folder is a project of tampo: results/ is written beside this file. Files of version {version}.\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tampo.config.model import Params
+from tampo.controllers.registry import RENAMED_PARAMETERS
 from tampo.extras import extra
 from tampo.project import bundled, parameter_folders, project_root
 
@@ -24,13 +25,7 @@ RENAMED = {
     "warmup_ratio": "warmup_steps",
     "controller": "temperature_controller",
     "temperatures": "temperature_candidates",
-    "temperature_start": "temperature_controller_kwargs: {start_temperature: ...}",
-    "temperature_end": "temperature_controller_kwargs: {end_temperature: ...}",
-    "temperature_stages": "temperature_controller_kwargs: {stages: [...]}",
-    "target_entropy": "temperature_controller_kwargs: {target: ...}",
-    "entropy_gain": "temperature_controller_kwargs: {gain: ...}",
-    "exp3_exploration": "temperature_controller_kwargs: {exploration: ...}",
-    "ucb_exploration": "temperature_controller_kwargs: {exploration: ...}",
+    **{old: f"temperature_controller_kwargs: {{{new}: ...}}" for old, new in RENAMED_PARAMETERS.items()},
 }
 
 

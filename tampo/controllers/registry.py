@@ -30,6 +30,17 @@ CONTROLLERS: dict[str, type[TemperatureController]] = {
 # Parameters that GRPO or the paper has names for: configurations give them by these, not among the other parameters.
 NAMED = {"tampo": frozenset({"alpha", "top_p", "likelihood"}), "fixed": frozenset({"value"})}
 
+# Names that parameters of controllers had in earlier versions.
+RENAMED_PARAMETERS = {
+    "temperature_start": "start_temperature",
+    "temperature_end": "end_temperature",
+    "temperature_stages": "stages",
+    "target_entropy": "target",
+    "entropy_gain": "gain",
+    "exp3_exploration": "exploration",
+    "ucb_exploration": "exploration",
+}
+
 
 def make_controller(
     name: str, parameters: Mapping[str, Any] | None = None, run: RunSettings | None = None

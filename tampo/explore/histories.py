@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow
 
 from tampo.paper.experiments import CONTROLLER_TITLES, controller_title
-from tampo.runs.store import LIVE_LOG, MANIFEST, PARAMETERS
+from tampo.runs.store import LIVE_LOG, MANIFEST, PARAMETERS, read_json
 
 _NAME = re.compile(r"training-[0-9a-f]{16}")
 _PROBABILITY = re.compile(r"\w+/p\(([0-9.e+-]+)\)")  # of TAMPO, and of a bandit that draws
@@ -164,9 +164,9 @@ def find_histories(root: Path) -> list[History]:
     for folder in sorted(Path(root).glob("training-*")):
         if not _NAME.fullmatch(folder.name):
             continue  # a lock, a damaged record that was set aside, something foreign
-        manifest = _read_object(folder / MANIFEST)
-        identity = (manifest or {}).get("identity") or _read_object(folder / PARAMETERS)
-        history = History(folder, manifest, identity if isinstance(identity, dict) else {}, folder.name)
+        manifest = read_json(folder / MANIFEST)
+        identity = manifest.get("identity") or read_json(folder / PARAMETERS)
+        history = History(folder, manifest or None, identity if isinstance(identity, dict) else {}, folder.name)
         if len(history.metrics()):
             found.append(history)
     labelled = [replace(h, label=label) for h, label in zip(found, _labels(found), strict=True)]
@@ -231,11 +231,3 @@ def _live_log(path: Path) -> pd.DataFrame:
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

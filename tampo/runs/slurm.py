@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from tampo.config import ConfigError
+from tampo.extras import extra
 from tampo.files import write_json
 from tampo.runs.interrupts import Interrupted
 from tampo.runs.store import read_json
@@ -96,10 +97,8 @@ class Slurm:
     stopped = "The jobs on Slurm continue; the same command finds them again."
 
     def __init__(self, folder: Path, name: str, resources: Resources, workers: int | None = None) -> None:
-        try:
+        with extra("slurm"):
             import submitit
-        except ImportError as error:
-            raise ImportError('Jobs on Slurm need submitit: pip install "tampo[slurm]"') from error
 
         minutes = resources.minutes
         self._folder = _without_percent(folder / "sweep")

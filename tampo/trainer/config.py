@@ -6,21 +6,10 @@ from typing import Any, Self, cast
 from trl import GRPOConfig
 
 from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, parameter
-from tampo.controllers.registry import CONTROLLERS, configure
+from tampo.controllers.registry import CONTROLLERS, RENAMED_PARAMETERS, configure
 from tampo.controllers.tampo import TAMPO
 from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_likelihood, check_temperatures
 from tampo.trainer.trl_internals import DICT_FIELDS
-
-# Names of earlier versions, and their replacements.
-_RENAMED = {
-    "temperature_start": 'temperature_controller_kwargs={"start_temperature": ...}',
-    "temperature_end": 'temperature_controller_kwargs={"end_temperature": ...}',
-    "temperature_stages": 'temperature_controller_kwargs={"stages": ...}',
-    "target_entropy": 'temperature_controller_kwargs={"target": ...}',
-    "entropy_gain": 'temperature_controller_kwargs={"gain": ...}',
-    "exp3_exploration": 'temperature_controller_kwargs={"exploration": ...}',
-    "ucb_exploration": 'temperature_controller_kwargs={"exploration": ...}',
-}
 
 
 def _of_tampo(name: str) -> Any:
@@ -72,8 +61,9 @@ class TAMPOConfig(GRPOConfig):
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        for name in _RENAMED.keys() & kwargs.keys():
-            raise TypeError(f"TAMPOConfig has no {name} any more; write {_RENAMED[name]}.")
+        for name in RENAMED_PARAMETERS.keys() & kwargs.keys():
+            new = f'temperature_controller_kwargs={{"{RENAMED_PARAMETERS[name]}": ...}}'
+            raise TypeError(f"TAMPOConfig has no {name} any more; write {new}.")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
