@@ -158,9 +158,8 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
     assert base.training(seed=1).identity() != base.training().identity()
     assert set(TrainingConfig.model_fields) - base.training().identity().keys() == {
         *("alpha", "p", "likelihood", "temperature"),  # among temperature_controller_kwargs, where they are read
-        "data_dir",  # its files are known by their content
-        "vllm_server_base_url",
-        "report_to",
+        *("model", "model_revision", "data_dir", "data_revisions"),  # known by their content: tampo.runs.identity
+        *("vllm_server_base_url", "report_to", "vllm_gpu_memory_utilization"),
     }
     expected = {"alpha": 0.05, "top_p": 0.7, "likelihood": "sum"}
     assert base.training().identity()["temperature_controller_kwargs"] == expected
@@ -168,7 +167,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
 
 @pytest.mark.parametrize("name", RENAMED)
 def test_old_names_are_refused_with_the_new_one(name):
-    assert RENAMED[name].partition(":")[0] in Params.model_fields
+    assert re.split("[:,]", RENAMED[name])[0] in Params.model_fields
     with pytest.raises(ConfigError, match=f"{name!r} in the overrides is now {re.escape(RENAMED[name])}"):
         load_params("mini", {name: 1})
 
@@ -177,7 +176,10 @@ def test_every_parameter_is_described_and_flat():
     for name, field in Params.model_fields.items():
         assert field.description, name
     dumped = yaml.safe_load(yaml.safe_dump(load_params("mini").model_dump(mode="json")))
-    assert [name for name, value in dumped.items() if isinstance(value, dict)] == ["temperature_controller_kwargs"]
+    assert [name for name, value in dumped.items() if isinstance(value, dict)] == [
+        "data_revisions",
+        "temperature_controller_kwargs",
+    ]
     assert Params(**dumped) == load_params("mini")
 
 

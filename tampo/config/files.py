@@ -25,6 +25,7 @@ RENAMED = {
     "warmup_ratio": "warmup_steps",
     "controller": "temperature_controller",
     "temperatures": "temperature_candidates",
+    "data_revision": "data_revisions, by set",
     **{old: f"temperature_controller_kwargs: {{{new}: ...}}" for old, new in RENAMED_PARAMETERS.items()},
 }
 

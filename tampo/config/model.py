@@ -26,8 +26,12 @@ EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 
 Seed = Annotated[int, Field(ge=0)]
 
-# Addresses decide nothing: files are identified by their content, and a log goes anywhere.
-_ADDRESSES = frozenset({"data_dir", "vllm_server_base_url", "report_to"})
+# What decides nothing: addresses (models and data are known by their content, `tampo.runs.identity`), where a log goes,
+# and how much memory an engine takes.
+_ADDRESSES = frozenset(
+    {"model", "model_revision", "data_dir", "data_revisions", "vllm_server_base_url", "report_to"}
+    | {"vllm_gpu_memory_utilization"}
+)
 
 
 class _Flat(BaseModel):
@@ -54,7 +58,12 @@ class _Flat(BaseModel):
 class _DataConfig(_Flat):
     suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, mini-choice, math or ecqa.")
     data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
-    data_revision: str | None = Field(None, description="Commit, branch or tag of the data sets on the hub.")
+    data_revisions: dict[str, str] = Field(
+        {},
+        description="Commits, branches or tags of data sets on the hub in place of the pinned ones, by name, such as "
+        "{MATH-500: main}.",
+    )
+    model_revision: str | None = Field(None, description="Commit, branch or tag of a model on the hub.")
     vllm_server_base_url: str = Field(
         "http://127.0.0.1:8000", description="Address of the server of the vllm-server engines."
     )
@@ -88,6 +97,9 @@ class TrainingConfig(_DataConfig):
     precision: Precision = Field("auto", description="auto: fp32 on CPU, bf16 where the GPU has it, else fp16.")
     gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
     rollout_engine: RolloutEngine = Field("transformers", description="Who samples rollouts.")
+    processes: int = Field(
+        1, ge=1, description="Processes of a training run, such as GPUs; each draws rollouts of its own."
+    )
     vllm_gpu_memory_utilization: float = Field(
         0.3, gt=0, le=1, description="Share of the GPU's memory for a colocated vLLM."
     )
@@ -159,6 +171,8 @@ class TrainingConfig(_DataConfig):
         idle = {"alpha", "p", "likelihood", "temperature"}
         if not controller.uses_warmup:
             idle |= {"meta_warmup_ratio", "meta_warmup_temperature"}
+        if self.rollout_engine == "vllm-server":
+            idle.add("processes")  # one server draws for all
         own = self.model_dump(mode="json", exclude={*idle, *_ADDRESSES})
         return own | {"temperature_controller_kwargs": {**resolved(controller)}}
 

@@ -13,7 +13,7 @@ from tampo.config import TrainingConfig
 from tampo.explore.figures import curves_figure, likelihood_figure, mark_step, png, policy_figure
 from tampo.explore.histories import History, Snapshot, find_histories, read_step
 from tampo.explore.text import completions_html, mixed_problem, problems
-from tampo.runs.pipeline import training_identity
+from tampo.runs.identity import training_identity
 from tampo.runs.store import RunStore
 
 FOLLOW_EVERY = 4  # seconds between two updates of a running training run

@@ -43,7 +43,7 @@ def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
         if name not in suite.benchmarks:
             raise ConfigError(f"Unknown benchmark {name!r} in benchmarks; known are {', '.join(suite.benchmarks)}.")
     return {
-        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revision)
+        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
         for name in config.benchmarks or suite.benchmarks
     }
 

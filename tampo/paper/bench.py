@@ -5,7 +5,6 @@ are meaningful only if nothing else ran on it. Ratios compare times that were me
 """
 
 import argparse
-import platform
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,8 +31,9 @@ from tampo.paper.overhead_parts import (
 from tampo.paper.overhead_summary import format_summary, step_ratio, summarise
 from tampo.paper.tables import write_texts
 from tampo.project import project_root
+from tampo.runs.hardware import describe
+from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.jobs import print_line
-from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
 from tampo.runs.training_data import model_folder
@@ -138,7 +138,7 @@ class Benchmarks:
     @property
     def machine(self) -> str:
         """The processors of the machines that were measured."""
-        return ", and ".join(sorted({manifest["machine"] for manifest in self.manifests.values()}))
+        return ", and ".join(sorted({describe(manifest["machine"]) for manifest in self.manifests.values()}))
 
 
 def run_benchmarks(
@@ -172,17 +172,7 @@ def _save(measurement: Measurement, folder: Path) -> dict[str, Any]:
     table = measurement()
     with atomic_path(folder / "table.csv") as temporary:
         table.to_csv(temporary, index=False)
-    return {"machine": machine()}
-
-
-def machine() -> str:
-    """The processor model, the cores of this process, and the GPU if there is one."""
-    processor = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).is_file():
-        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        processor = models[0].partition(":")[2].strip() if models else processor
-    words = f"{processor}, {cpu_count()} cores"
-    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
+    return {}
 
 
 def step_time(params: Params) -> tuple[Estimate, Benchmarks] | None:

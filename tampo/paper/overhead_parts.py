@@ -153,7 +153,7 @@ def measure_evaluation(config: EvaluationConfig, model: str, rounds: int) -> pd.
     """
     engine, suite = TransformersEngine(model, config.eval_batch), get_suite(config.suite)
     name = (config.benchmarks or suite.benchmarks)[0]
-    loaded = suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revision)
+    loaded = suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
     prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in loaded.problems]
 
     def tampo(seed: int) -> int:

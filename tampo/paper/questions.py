@@ -45,7 +45,7 @@ def suite_questions(config: EvaluationConfig, model: LanguageModel, count: int) 
     problems = [
         problem
         for name in config.benchmarks or suite.benchmarks
-        for problem in suite.benchmark(name, count, config.eval_seed, config.data_dir, config.data_revision).problems
+        for problem in suite.benchmark(name, count, config.eval_seed, config.data_dir, config.data_revisions).problems
     ]
     prompts = [render(model.tokenizer, suite.prompt(problem)) for problem in problems]
     return Questions(config.suite, problems, prompts, suite.grade)
@@ -83,7 +83,7 @@ def _benchmark_questions(config: EvaluationConfig, model: LanguageModel, name: s
 
 
 def _products_for_chat(config: EvaluationConfig, model: LanguageModel, count: int) -> Questions:
-    problems = get_suite("mini").benchmark(_EXAMPLE_FAMILY, count, config.eval_seed, None, None).problems
+    problems = get_suite("mini").benchmark(_EXAMPLE_FAMILY, count, config.eval_seed, None, {}).problems
     request = "Think step by step, then put the final answer in \\boxed{}."
     messages = [[{"role": "user", "content": f"{problem.question} {request}"}] for problem in problems]
     prompts = [render(model.tokenizer, message) for message in messages]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted, stop_on_signals
-from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.slurm import Slurm, SlurmJob
 from tampo.runs.store import PROGRESS, Record, RunStore, read_json
 from tampo.runs.workers import RunFailed, Task, Worker, Workers

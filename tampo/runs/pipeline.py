@@ -12,13 +12,13 @@ import pandas as pd
 
 from tampo.config import EvaluationConfig, TrainingConfig
 from tampo.files import atomic_path, write_json
+from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.provenance import provenance
-from tampo.runs.store import LIVE_LOG, PARAMETERS, PROGRESS, Record, RunStore
-from tampo.tasks.suites import get_suite
+from tampo.runs.store import LIVE_LOG, PARAMETERS, PROGRESS, TIMES, Record, RunStore
 
 
 def train(store: RunStore, config: TrainingConfig) -> Record:
-    """The record of a training run: model/, metrics.csv, rollouts.parquet, and step times in the manifest.
+    """The record of a training run: model/, metrics.csv, times.csv and rollouts.parquet.
 
     Under torchrun or accelerate, every process calls it; the first one makes the record.
     """
@@ -41,11 +41,9 @@ def train(store: RunStore, config: TrainingConfig) -> Record:
         with atomic_path(folder / "metrics.csv") as temporary:
             # Sorted, because the columns of a resumed log have another order.
             log[["step", *sorted(set(log.columns) - {"step", *TIMINGS})]].to_csv(temporary, index=False)
-        return {
-            "seconds_per_step": round(float(log["step_time"].median()), 3),
-            "data": source,
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        }
+        with atomic_path(folder / TIMES) as temporary:
+            log[["step", *(name for name in TIMINGS if name in log)]].to_csv(temporary, index=False)
+        return {"seconds_per_step": round(float(log["step_time"].median()), 3), "data": source}
 
     return store.make("training", identity, build)
 
@@ -75,24 +73,6 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
         }
 
     return store.make("evaluation", evaluation_identity(config, model, training), build)
-
-
-def training_identity(config: TrainingConfig) -> dict[str, Any]:
-    """What determines a training run: its parameters, and the content of local weights and data."""
-    from tampo.runs.training_data import model_revision
-
-    digests = get_suite(config.suite).digests(True, config.data_dir)
-    return config.identity() | {"model_revision": model_revision(config.model), "data_files": digests}
-
-
-def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
-    """What determines an evaluation: its parameters, the content of local data, and the model."""
-    from tampo.runs.training_data import model_revision
-
-    identity = config.identity() | {"data_files": get_suite(config.suite).digests(False, config.data_dir)}
-    if training is None:
-        return identity | {"model": model, "model_revision": model_revision(model)}
-    return identity | {"training": training_identity(training)}
 
 
 def _log_step(folder: Path, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, parameters and the records behind it."""
+"""Where a result comes from: commit, versions, machine, parameters and the records behind it."""
 
 import hashlib
 import json
@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from tampo.config import Params
-from tampo.files import write_json
+from tampo.files import sha256, write_json
 from tampo.project import checkout
+from tampo.runs.hardware import machine
 
 _PACKAGES = ("tampo", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
 
 
 def provenance() -> dict[str, Any]:
-    """The project's commit, the versions of packages, and the platform."""
+    """The project's commit, its lock file's SHA-256, the versions of packages, the platform and the machine."""
+    lock = (checkout() or Path()) / "uv.lock"
     return {
         "commit": _commit(),
+        "lock": sha256(lock) if checkout() and lock.is_file() else None,
+        "machine": machine(),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
     }
@@ -34,7 +38,7 @@ def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str
             "params": values,
             "params_hash": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
             "records": {
-                name: {key: manifest[key] for key in ("identity", "files", "commit", "seconds")}
+                name: {key: manifest[key] for key in ("identity", "files", "commit", "machine", "seconds")}
                 for name, manifest in sorted(records.items())
             },
             **provenance(),

@@ -1,14 +1,16 @@
 """The store of records: each is made once and kept. It does not depend on training or evaluation.
 
-A record is a folder results/<scale>/runs/<kind>-<hash>; the hash covers everything that determines its content. It is
-finished when it has a manifest.json, which is written last and lists the other files with their checksums. Notebooks
-share finished records; interrupted ones resume. A file lock lets one process make a record while others wait.
+A record is a folder results/<scale>/runs/<kind>-<hash>; the hash covers everything that determines its content
+(`tampo.runs.identity`). It is finished when it has a manifest.json, which is written last and lists the other files
+with their checksums. Notebooks share finished records; interrupted ones resume. A file lock lets one process make a
+record while others wait. The variable TAMPO_STORE names another folder for the records of all scales.
 
 `tampo.runs.pipeline` makes records from configs, and `tampo.runs.jobs` makes several in parallel.
 """
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -21,18 +23,23 @@ import pandas as pd
 from filelock import FileLock
 
 from tampo.config import Params
-from tampo.files import checksums, sha256, write_json
+from tampo.files import checksums, write_json
 from tampo.project import project_root
+from tampo.runs.hardware import EnergyMeter
+from tampo.runs.hashes import remembered_sha256
 from tampo.runs.provenance import provenance
+
+STORE_VARIABLE = "TAMPO_STORE"
 
 # Files of a record; the last three exist only while it is being made.
 MANIFEST = "manifest.json"
+TIMES = "times.csv"  # of a training run: what differs between reruns, apart from what is equal to the bit
 PROGRESS = "progress.json"
 PARAMETERS = "params.json"  # what determines a training run
 LIVE_LOG = "log.jsonl"  # of a training run; a step repeated after an interruption appears twice
 
 # Increased when the code changes what a config produces, so that records of older code are not reused.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class Record:
     def metrics(self) -> pd.DataFrame:
         """TRL's log of a training run, one row per step (without wall times)."""
         return pd.read_csv(self.folder / "metrics.csv")
+
+    def times(self) -> pd.DataFrame:
+        """Wall times of a training run in seconds, one row per step: step, step_time."""
+        return pd.read_csv(self.folder / TIMES)
 
     def rollouts(self, step: int) -> pd.DataFrame:
         """The rollouts of one step (from 1) of a training run: TRL's table of completions, with tampo's columns.
@@ -73,7 +84,9 @@ class RunStore:
 
     @classmethod
     def of(cls, params: Params) -> "RunStore":
-        """The store of a scale: results/<scale>/runs in the project."""
+        """The store of a scale: results/<scale>/runs in the project, or <scale> in the folder TAMPO_STORE."""
+        if elsewhere := os.environ.get(STORE_VARIABLE):
+            return cls(Path(elsewhere).expanduser().resolve() / params.scale)
         return cls(project_root() / "results" / params.scale / "runs")
 
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:
@@ -86,7 +99,7 @@ class RunStore:
         folder = self.folder(kind, identity)
         manifest = read_json(folder / MANIFEST)
         try:
-            whole = all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
+            whole = all(remembered_sha256(folder / name) == digest for name, digest in manifest["files"].items())
         except (OSError, KeyError, TypeError, AttributeError):
             return None
         return Record(folder, manifest) if whole else None
@@ -116,7 +129,7 @@ class RunStore:
             if (folder / MANIFEST).exists():
                 _set_aside(folder)
             folder.mkdir(exist_ok=True)
-            start = time.time()
+            start, energy = time.time(), EnergyMeter()
             extra = build(folder)
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             for name in (PROGRESS, PARAMETERS, LIVE_LOG):
@@ -125,7 +138,8 @@ class RunStore:
                 "kind": kind,
                 "identity": identity,
                 "files": checksums(folder),
-                "seconds": round(time.time() - start, 1),
+                "seconds": round(time.time() - start, 1),  # since the last interruption
+                "energy_joules": energy.joules(),
                 **provenance(),
                 **extra,
             }

@@ -191,6 +191,7 @@ def make_trainer(
         trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which ignores the controller.
         rollout_func: Samples rollouts for the engine "transformers"; None: TRL does.
     """
+    _check_processes(config)
     suite, path = get_suite(config.suite), model_folder(config.model)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
@@ -212,6 +213,16 @@ def make_trainer(
             rollout_func=rollout_func if config.rollout_engine == "transformers" else None,
         )
     return trainer, loaded.source
+
+
+def _check_processes(config: TrainingConfig) -> None:
+    """The record is named by `processes`, so it has to be the number that really runs."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.rollout_engine != "vllm-server" and started != config.processes:
+        raise ConfigError(
+            f"processes is {config.processes}, and {started} were started. Give --processes {started}, or start "
+            f"{config.processes} by accelerate launch or torchrun."
+        )
 
 
 class _ProgressCallback(TrainerCallback):

@@ -1,11 +1,8 @@
 """The inputs of a training run: the model's folder, the problems, and the reward functions."""
 
-from pathlib import Path
-
 from transformers import PreTrainedTokenizerBase
 
 from tampo.config import ConfigError, TrainingConfig
-from tampo.files import sha256
 from tampo.tasks.mini import Problem
 from tampo.tasks.mini_model import RECIPES, mini_model_path
 from tampo.tasks.overlaps import drop_overlaps, overlaps
@@ -18,12 +15,6 @@ from tampo.tasks.suites import Suite, get_suite
 def model_folder(model: str) -> str:
     """What transformers loads for a config's `model`: the folder of a bundled model, else the value itself."""
     return str(mini_model_path(model)) if model in RECIPES else model
-
-
-def model_revision(model: str) -> str | None:
-    """SHA-256 of a local model's weights; None for a model on the hub."""
-    weights = Path(model_folder(model), "model.safetensors")
-    return sha256(weights) if weights.is_file() else None
 
 
 def load_training_data(config: TrainingConfig) -> Loaded:
@@ -70,13 +61,13 @@ def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
 
 def _whole_training_set(config: TrainingConfig) -> Loaded:
     suite = get_suite(config.suite)
-    return suite.training(config.train_problems, config.data_seed, config.data_dir, config.data_revision)
+    return suite.training(config.train_problems, config.data_seed, config.data_dir, config.data_revisions)
 
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
     if config.suite.startswith("mini"):  # sums that differ in a sign would count as overlaps
         raise ConfigError("The splits of the mini tasks share no question; overlaps exist in published sets only.")
-    suite, source = get_suite(config.suite), (config.data_dir, config.data_revision)
+    suite, source = get_suite(config.suite), (config.data_dir, config.data_revisions)
     return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *source).problems]
 
 

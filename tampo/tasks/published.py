@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,13 +19,14 @@ from typing import Any
 
 from tampo.files import sha256
 from tampo.grading.answers import find_boxed
+from tampo.tasks.hub import COMMIT, hub_commit
 from tampo.tasks.mini import LETTERS, Problem
 
 DATA_DIR_VARIABLE = "TAMPO_DATA_DIR"
 
 _ID_COLUMNS = ("unique_id", "q_no", "id")
 _KEPT = ("subject", "level", "type")  # metadata of mathematics problems, where given
-_COMMIT = re.compile(r"(?<![^\\/])[0-9a-f]{40}(?![^\\/])")  # a path component, or the whole text
+_IN_PATH = re.compile(r"(?<![^\\/])[0-9a-f]{40}(?![^\\/])")
 
 
 class DataError(ValueError):
@@ -187,6 +188,7 @@ class _Form:
 @dataclass(frozen=True)
 class _Set:
     dataset: str
+    revision: str | None  # the commit on the hub; None: its newest
     split: str
     hub: _Form
     files: tuple[str, ...]
@@ -197,7 +199,7 @@ class _Set:
 def _ecqa(split: str, file: str, rows: int) -> _Set:
     hub = _Form((rows,), _ecqa_by_text, ("q_text", *(f"q_op{i}" for i in range(1, 6)), "q_ans"))
     local = _Form((rows,), _ecqa_by_letter, ("id", "problem", "choices", "answer", "answer_text"))
-    return _Set("tasksource/ecqa", split, hub, (file,), local)
+    return _Set("tasksource/ecqa", None, split, hub, (file,), local)
 
 
 _AIME, _AMC = _Form((30,), _whole_number), _Form((40,), _whole_number)
@@ -210,16 +212,20 @@ _OPEN_S1, _STAND_IN = _Form((18_615,), _plain), _Form((15_625,), _plain)
 _STAND_IN_FILES = ("train_math7k.jsonl", "train_aime_1983_2023.jsonl", "train_amc.jsonl", "train_omni_math.jsonl")
 _STAND_IN_NOTE = "Not knoveleng/open-s1 but a stand-in: MATH train, AIME 1983-2023, AMC before 2023 and Omni-MATH"
 
+# Commits that many other projects pin too. None: no commit is known here, and the newest one is resolved and recorded.
+_AIME_COMMIT, _MATH_COMMIT = "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"
+_OLYMPIAD_FILES = ("olympiadbench.jsonl",)
+
 _BENCHMARKS: dict[str, _Set] = {
-    "AIME24": _Set("HuggingFaceH4/aime_2024", "train", _AIME, ("aime24.jsonl",), _AIME),
-    "MATH-500": _Set("HuggingFaceH4/MATH-500", "test", _MATH, ("math500.jsonl",), _MATH_LOCAL),
-    "AMC23": _Set("knoveleng/AMC-23", "train", _AMC, ("amc23.jsonl",), _AMC),
-    "Minerva": _Set("knoveleng/Minerva-Math", "train", _MINERVA, ("minerva_math.jsonl",), _Form((272,), _plain)),
-    "OlympiadBench": _Set("knoveleng/OlympiadBench", "train", _OLYMPIAD, ("olympiadbench.jsonl",), _OLYMPIAD_LOCAL),
+    "AIME24": _Set("HuggingFaceH4/aime_2024", _AIME_COMMIT, "train", _AIME, ("aime24.jsonl",), _AIME),
+    "MATH-500": _Set("HuggingFaceH4/MATH-500", _MATH_COMMIT, "test", _MATH, ("math500.jsonl",), _MATH_LOCAL),
+    "AMC23": _Set("knoveleng/AMC-23", None, "train", _AMC, ("amc23.jsonl",), _AMC),
+    "Minerva": _Set("knoveleng/Minerva-Math", None, "train", _MINERVA, ("minerva_math.jsonl",), _Form((272,), _plain)),
+    "OlympiadBench": _Set("knoveleng/OlympiadBench", None, "train", _OLYMPIAD, _OLYMPIAD_FILES, _OLYMPIAD_LOCAL),
     "ECQA": _ecqa("test", "ecqa_test.jsonl", 2_194),
 }
 _TRAINING: dict[str, _Set] = {
-    "open-s1": _Set("knoveleng/open-s1", "train", _OPEN_S1, _STAND_IN_FILES, _STAND_IN, _STAND_IN_NOTE),
+    "open-s1": _Set("knoveleng/open-s1", None, "train", _OPEN_S1, _STAND_IN_FILES, _STAND_IN, _STAND_IN_NOTE),
     "ecqa": _ecqa("train", "ecqa_train.jsonl", 7_598),
 }
 BENCHMARKS: tuple[str, ...] = tuple(_BENCHMARKS)
@@ -272,14 +278,12 @@ def _from_files(name: str, entry: _Set, folder: Path) -> _Rows:
 
 def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
     import datasets
-    import huggingface_hub
 
-    asked = revision
-    if not huggingface_hub.is_offline_mode():
-        # Load by commit, so that a push in between changes nothing. load_dataset gives better errors, or finds a copy
-        # in its cache.
-        with suppress(Exception):
-            asked = huggingface_hub.dataset_info(entry.dataset, revision=revision).sha
+    asked = revision or entry.revision
+    # Load by commit, so that a push in between changes nothing. load_dataset gives better errors, or finds a copy in
+    # its cache.
+    with suppress(LookupError):
+        asked = hub_commit(entry.dataset, "dataset", asked)
     try:
         data = datasets.load_dataset(entry.dataset, split=entry.split, revision=asked)
     except Exception as error:  # errors of datasets, huggingface_hub, httpx and the OS have no common class
@@ -288,8 +292,8 @@ def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
             f"network, or set data_dir or {DATA_DIR_VARIABLE} to a folder with {', '.join(entry.files)}."
         ) from error
     # Offline, `datasets` loads its latest copy whatever the revision; the path of the copy contains its commit.
-    commit = next((c for file in data.cache_files for c in reversed(_COMMIT.findall(file["filename"]))), None)
-    exact = asked if asked and _COMMIT.fullmatch(asked) else None
+    commit = next((c for file in data.cache_files for c in reversed(_IN_PATH.findall(file["filename"]))), None)
+    exact = asked if asked and COMMIT.fullmatch(asked) else None
     if commit and exact and commit != exact:
         raise DataError(
             f"{name}: revision {exact} of {entry.dataset} is not in the cache (which has {commit}) and the hub cannot "
@@ -319,13 +323,24 @@ def _problems(rows: list[_Row], form: _Form, task: str) -> list[Problem]:
     return list(problems.values())
 
 
-def local_digests(names: Iterable[str], data_dir: str | Path | None) -> dict[str, str]:
-    """SHA-256 of the local files of these sets, by file name; empty for the hub."""
-    folder = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if not folder:
-        return {}
-    files = [file for name in names for file in (_BENCHMARKS | _TRAINING)[name].files]
+def published_content(
+    names: Iterable[str], data_dir: str | Path | None, revisions: Mapping[str, str]
+) -> dict[str, str]:
+    """What these sets are known by: the SHA-256 of each local file by its name, or the commit of each set on the hub.
+
+    Raises:
+        DataError: A file is missing, or a commit cannot be found out.
+    """
+    table, folder = _BENCHMARKS | _TRAINING, data_dir or os.environ.get(DATA_DIR_VARIABLE)
     try:
-        return {file: sha256(Path(folder).expanduser() / file) for file in files}
+        if folder:
+            files = [file for name in names for file in table[name].files]
+            return {file: sha256(Path(folder).expanduser() / file) for file in files}
+        asked = {name: revisions.get(name) or table[name].revision for name in names}
+        return {name: f"commit {hub_commit(table[name].dataset, 'dataset', asked[name])}" for name in asked}
     except OSError as error:
         raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
+    except LookupError as error:
+        raise DataError(
+            f"{error}. Check the network, or set data_dir or {DATA_DIR_VARIABLE} to a folder of JSONL files."
+        ) from None

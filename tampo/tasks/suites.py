@@ -4,31 +4,32 @@ A suite has problems, makes prompts of them and grades completions. Training, re
 through this protocol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tampo.grading import Status, Verdict, grade_math
 from tampo.tasks import mini
 from tampo.tasks.mini import LETTERS, Problem
 from tampo.tasks.prompts import Message, problem_messages
-from tampo.tasks.published import Loaded, load_benchmark, load_training, local_digests
+from tampo.tasks.published import DataError, Loaded, load_benchmark, load_training, published_content
 
 Prompt = str | list[Message]
+Revisions = Mapping[str, str]
 
 
 class Suite(Protocol):
-    """A training set and benchmarks. `data_dir` and `revision` select the source of published sets."""
+    """A training set and benchmarks. `data_dir` and `revisions` (by name) select the source of published sets."""
 
     benchmarks: tuple[str, ...]
 
-    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+    def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         """The training set: its first `count` problems (of each family), or all."""
 
-    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         """The first `count` problems of one of `benchmarks`, or all."""
 
-    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
-        """SHA-256 of the local files of the training set or the benchmarks, by file name."""
+    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
+        """What the training set or the benchmarks are known by: SHA-256 of each file, or commit of each set."""
 
     def prompt(self, problem: Problem) -> Prompt:
         """The prompt: a text, or messages for a chat template."""
@@ -43,14 +44,14 @@ class _Mini:
     def __init__(self, families: tuple[str, ...]) -> None:
         self.benchmarks = families
 
-    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+    def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         families = [mini.make_problems(task, count or 2000, seed, "train") for task in self.benchmarks]
         return Loaded([p for family in families for p in family], {"name": "mini", "seed": seed})
 
-    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         return Loaded(mini.make_problems(name, count or 200, seed, "test"), {"name": name, "seed": seed})
 
-    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
+    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
         return {}  # made from seeds
 
     def prompt(self, problem: Problem) -> Prompt:
@@ -71,14 +72,18 @@ class _Published:
     def __init__(self, training_set: str, benchmarks: tuple[str, ...]) -> None:
         self._training_set, self.benchmarks = training_set, benchmarks
 
-    def training(self, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
+    def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
+        revision = revisions.get(self._training_set)
         return load_training(self._training_set, data_dir=data_dir, revision=revision, limit=count)
 
-    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revision: str | None) -> Loaded:
-        return load_benchmark(name, data_dir=data_dir, revision=revision, limit=count)
+    def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
+        return load_benchmark(name, data_dir=data_dir, revision=revisions.get(name), limit=count)
 
-    def digests(self, training: bool, data_dir: str | None) -> dict[str, str]:
-        return local_digests((self._training_set,) if training else self.benchmarks, data_dir)
+    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
+        known = (self._training_set, *self.benchmarks)
+        if unknown := sorted(set(revisions) - set(known)):
+            raise DataError(f"data_revisions names {', '.join(unknown)}; the sets here are {', '.join(known)}.")
+        return published_content((self._training_set,) if training else self.benchmarks, data_dir, revisions)
 
     def prompt(self, problem: Problem) -> Prompt:
         return problem_messages(problem)

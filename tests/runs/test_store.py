@@ -12,8 +12,8 @@ import pytest
 
 from tampo.cli import main
 from tampo.config import load_params
+from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted
-from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.store import MANIFEST, RunStore
 
 IDENTITY = {"alpha": 0.05, "seed": 0}
@@ -175,7 +175,7 @@ def test_identities_know_the_weights_and_share_what_can_be_shared():
         load_params("mini", {"alpha": 0.05, "p": 0.7}).training(temperature_controller="tampo")
     )
     assert one != training_identity(params.training(alpha=0.1))
-    assert len(one["model_revision"]) == 64
+    assert len(one["model_content"]) == 64
     base = evaluation_identity(params.evaluation(), "mini", None)
     assert base != evaluation_identity(params.evaluation(), "mini", params.training())
     assert base != evaluation_identity(params.evaluation(eval_temperature=0.6), "mini", None)

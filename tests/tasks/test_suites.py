@@ -9,7 +9,7 @@ from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.inference.evaluate import load_benchmarks
 from tampo.runs.training import precision, trainer_config
-from tampo.runs.training_data import leave_out_long_prompts, load_training_data, model_revision
+from tampo.runs.training_data import leave_out_long_prompts, load_training_data
 from tampo.tasks.mini_model import mini_model_path
 from tampo.tasks.suites import get_suite
 
@@ -128,11 +128,6 @@ def test_precision(monkeypatch, wanted, gpu, has_bf16, expected):
             precision(wanted)
     else:
         assert precision(wanted) == ("float32", *expected)
-
-
-def test_revisions_of_local_and_remote_models():
-    assert len(model_revision("mini")) == 64
-    assert model_revision("Qwen/Qwen2.5-3B-Instruct") is None
 
 
 def test_long_prompts_are_left_out():
