@@ -1,16 +1,17 @@
 # `make table1` and `make test` set up everything they need, on a fresh clone too.
 PYTHON ?= python3
 SCALE ?= mini
-SEEDS ?= 0,1,2,3,4
+SEEDS ?= 0-4
 BIN := .venv/bin
 READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 reproduce smoke test test-fast test-slow test-vllm test-versions lint lock clean help
+.PHONY: table1 reproduce verify smoke test test-fast test-slow test-vllm test-versions lint lock clean clean-runs help
 help:
-	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/table1.*"
-	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0,1,2,3,4; can be interrupted and resumed"
+	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/tables/table1.*, compare it"
+	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0-4; can be interrupted and resumed"
+	@echo "make verify                compare results/SCALE with the committed results"
 	@echo "make smoke                 run every notebook in minutes, on a few problems"
 	@echo "make test                  lint, type-check and run all tests"
 	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm or installations"
@@ -18,15 +19,22 @@ help:
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
 	@echo "make test-versions         the trainer's tests with the oldest and newest TRL, transformers, accelerate, torch"
 	@echo "make lock                  resolve pyproject.toml anew into uv.lock, and export what pip and conda read"
-	@echo "make clean                 remove the environment and the stored runs"
+	@echo "make clean                 remove the environments; runs and results are kept"
+	@echo "make clean-runs            delete the stored runs of SCALE; says how many hours they took, and asks"
 
 table1: $(READY)
-	mkdir -p results/$(SCALE)
-	$(BIN)/papermill notebooks/table1.ipynb results/$(SCALE)/table1.ipynb -p params $(SCALE) \
+	mkdir -p results/$(SCALE)/notebooks
+	$(BIN)/papermill notebooks/table1.ipynb results/$(SCALE)/notebooks/table1.ipynb -p params $(SCALE) \
 		--log-output --no-progress-bar
+ifneq ($(wildcard results/reference/$(SCALE)/reference.json),)
+	-@$(BIN)/tampo verify $(SCALE) --only table1
+endif
 
 reproduce: $(READY)
 	$(BIN)/tampo reproduce $(SCALE) --seeds $(SEEDS)
+
+verify: $(READY)
+	$(BIN)/tampo verify $(SCALE)
 
 smoke: $(READY)
 	$(BIN)/tampo reproduce smoke
@@ -67,4 +75,7 @@ $(VLLM_READY): pyproject.toml .ci/constraints-vllm.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm .versions results/*/runs
+	rm -rf .venv .venv-vllm .versions
+
+clean-runs: $(READY)
+	@$(BIN)/tampo clean-runs $(SCALE)

@@ -37,7 +37,24 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
     reproduce.add_argument("--seeds", help="training seeds, such as 0-4 (default: as in params)")
     reproduce.add_argument("--workers", help="runs side by side (default: one a core)")
+    reproduce.add_argument("--output-dir", metavar="DIR", help="for the results (default: results/SCALE)")
+    which = reproduce.add_mutually_exclusive_group()
+    which.add_argument(
+        "--from-reference",
+        action="store_true",
+        help="from the records of the committed results, without training, into results/SCALE/from-reference",
+    )
+    which.add_argument(
+        "--reference",
+        action="store_true",
+        help="write the committed results, results/reference/SCALE; in a clean checkout only",
+    )
     reproduce.set_defaults(run=_reproduce)
+    _add_comparisons(commands)
+    clean = commands.add_parser("clean-runs", help="delete all stored runs of a scale; says how many hours, and asks")
+    clean.add_argument("params", nargs="?", default="mini", metavar="SCALE", help="the scale (default: mini)")
+    clean.add_argument("--yes", action="store_true", help="do not ask")
+    clean.set_defaults(run=_clean_runs)
     build = commands.add_parser("build-mini-model", help="train one of the mini scale's base models (minutes)")
     build.add_argument("--name", default="mini", help="mini, mini-choice or mini-rare (default: mini)")
     build.add_argument("out_dir", help="folder to write the model to")
@@ -64,6 +81,28 @@ def _add(commands: Any, name: str, run: Any, text: str, **settings: Any) -> argp
     command.add_argument("params", metavar="SCALE", help=_SCALE)
     command.set_defaults(run=run)
     return command
+
+
+def _add_comparisons(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="compare your results with the committed ones; exit status 1 where anything is different",
+        description="Compare results with the reference, row by row: equal to the bit, equal within rounding, inside "
+        "the interval (one value lies in the other's 95 %% interval), different, or not run. Writes verify.md and "
+        "verify.json beside them. Exit status: 0 nothing differs, 1 something does, 2 nothing could be compared.",
+    )
+    verify.add_argument("results", nargs="?", default="mini", metavar="SCALE|FOLDER", help="default: mini")
+    verify.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
+    verify.add_argument("--full", action="store_true", help="read every file of the runs behind the results, too")
+    verify.add_argument(
+        "--allow-version", action="store_true", help="compare with a reference that another version made"
+    )
+    verify.add_argument("--reference", metavar="FOLDER", help="default: results/reference/SCALE")
+    verify.set_defaults(run=_verify)
+    diff = commands.add_parser("diff", help="compare two folders of results; exit status as for verify")
+    diff.add_argument("one", metavar="A", help="the folder to compare with")
+    diff.add_argument("other", metavar="B", help="the folder to judge")
+    diff.set_defaults(run=_diff)
 
 
 def _add_sweep(commands: Any) -> None:
@@ -106,9 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with extra("reproduce"):
                 from tampo.config import ConfigError
                 from tampo.runs.checkpoints import DamagedCheckpoint
+                from tampo.runs.store import MissingRecord
                 from tampo.tasks.published import DataError
 
-                expected += (ConfigError, DataError, DamagedCheckpoint)
+                expected += (ConfigError, DataError, DamagedCheckpoint, MissingRecord)
         return options.run(options) or 0
     except expected as error:
         print(f"tampo: {error}", file=sys.stderr)
@@ -190,11 +230,72 @@ def _params(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tampo.config import load_params
-    from tampo.paper.reproduce import reproduce
+    from tampo.config import ConfigError, load_params
+    from tampo.paper.reference import write_reference
+    from tampo.paper.reproduce import from_reference, reproduce
 
     params = load_params(options.params, {"seeds": options.seeds, "workers": options.workers})
-    reproduce(options.params, params.seeds, options.only, params.workers)
+    load_params(options.params, {"output_dir": options.output_dir})  # refuses a remote folder
+    seeds = params.seeds if options.seeds else None
+    output = Path(options.output_dir).expanduser() if options.output_dir else None
+    if options.reference:
+        if options.only or output:
+            raise ConfigError("--reference writes all of results/reference/SCALE: leave --only and --output-dir out.")
+        write_reference(options.params, seeds, params.workers)
+    elif options.from_reference:
+        from_reference(options.params, seeds, options.only, output)
+    else:
+        reproduce(options.params, seeds, options.only, params.workers, output)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tampo.paper.outputs import read_manifests, reference_folder
+    from tampo.paper.verify import report, results_of, verify
+
+    folder = results_of(options.results)
+    scales = [manifest["params"]["scale"] for manifest in read_manifests(folder).values() if "params" in manifest]
+    reference = Path(options.reference) if options.reference else reference_folder(scales[0] if scales else folder.name)
+    found = verify(folder, reference, options.only, options.full, options.allow_version)
+    print(report(found))
+    return int(bool(found.different))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from tampo.paper.verify import diff, report
+
+    found = diff(Path(options.one), Path(options.other))
+    print(report(found))
+    return int(bool(found.different))
+
+
+def _clean_runs(options: argparse.Namespace) -> int:
+    from tampo.config import ConfigError
+    from tampo.runs.store import RunStore
+
+    store = RunStore.named(options.params)
+    if not store.root.is_dir():
+        print(f"There are no runs in {os.path.relpath(store.root)}.")
+        return 0
+    records = list(store.records())
+    unfinished = len([path for path in store.root.iterdir() if path.is_dir()]) - len(records)
+    hours = sum(float(record.manifest.get("seconds", 0)) for record in records) / 3600
+    print(
+        f"{os.path.relpath(store.root)} has {len(records)} finished runs and evaluations, which took {hours:.1f} "
+        f"hours, and {unfinished} that are not finished."
+    )
+    if not options.yes:
+        try:
+            answer = input("Delete them all? [y/N] ")
+        except EOFError:
+            raise ConfigError(
+                "Nothing was deleted: there is nobody to ask. --yes deletes without a question."
+            ) from None
+        if answer.strip().lower() not in ("y", "yes"):
+            print("Nothing was deleted.")
+            return 1
+    store.delete()
+    print("Deleted.")
+    return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tampo.config import RENAMED, ConfigError, Params, TrainingConfig, load_params
-from tampo.paper.experiments import CHOICE_PARAMS, TABLE1, TABLE5
+from tampo.paper.experiments import TABLE1
 from tampo.paper.notebook import notebook_params
 from tampo.project import project_root
 
@@ -15,7 +15,7 @@ from tampo.project import project_root
 def test_shipped_files_load(path):
     params = load_params(path.stem)
     # Variants of a scale write to its folder.
-    assert path.stem in (params.scale, f"{params.scale}-choice", f"{params.scale}-rare")
+    assert path.stem in (params.scale, *(f"{params.scale}-{variant}" for variant in ("choice", "rare", "ecqa")))
     assert load_params(path) == params
 
 
@@ -46,7 +46,7 @@ def test_lists_mean_the_same_everywhere(given, expected, route, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"scale": "mine", "seeds": given if route == "file" else [9]}))
     if route == "notebook":
-        assert notebook_params({"params": str(path), "seeds": given}).seeds == expected
+        assert notebook_params({"params": str(path), "seeds": given}, "overhead").seeds == expected
     else:
         assert load_params(path, {} if route == "file" else {"seeds": given}).seeds == expected
 
@@ -54,12 +54,12 @@ def test_lists_mean_the_same_everywhere(given, expected, route, tmp_path):
 @pytest.mark.parametrize("given", ["None", "", " ", None])
 def test_an_unfilled_template_means_as_in_params(given):
     assert load_params("mini", {"alpha": given, "seeds": given, "model": given}) == load_params("mini")
-    assert notebook_params({"params": given, "alpha": given}) == load_params("mini")
+    assert notebook_params({"params": given, "alpha": given}, "overhead").decisive() == load_params("mini").decisive()
 
 
 def test_null_is_a_value():
     assert load_params("mini", {"eval_problems": "null"}).eval_problems is None
-    assert notebook_params({"params": "mini", "eval_problems": "null"}).eval_problems is None
+    assert notebook_params({"params": "mini", "eval_problems": "null"}, "overhead").eval_problems is None
     with pytest.raises(ConfigError, match="steps: .*'null'"):
         load_params("mini", {"max_steps": "null"})
 
@@ -186,47 +186,48 @@ def test_every_parameter_is_described_and_flat():
 def test_notebook_names_are_parameters_or_refused():
     assert (
         notebook_params(
-            {"params": "smoke", "alpha": 0.2, "p": None, "_private": 1, "In": [], "TABLE1": TABLE1, "np": pytest}
+            {"params": "smoke", "alpha": 0.2, "p": None, "_private": 1, "In": [], "TABLE1": TABLE1, "np": pytest},
+            "overhead",
         ).alpha
         == 0.2
     )
     with pytest.raises(ConfigError, match="Did you mean 'alpha'"):
-        notebook_params({"params": "smoke", "alhpa": 0.2})
+        notebook_params({"params": "smoke", "alhpa": 0.2}, "overhead")
 
 
 def test_the_scale_of_a_notebook_without_parameters(monkeypatch):
     monkeypatch.setenv("TAMPO_SCALE", "smoke")
-    assert notebook_params({"params": None}).scale == "smoke"
-    assert notebook_params({"params": "mini"}).scale == "mini", "what is given comes first"
-    assert notebook_params({"params": None}, TABLE5, CHOICE_PARAMS).model == "mini-choice"
+    assert notebook_params({"params": None}, "overhead").scale == "smoke"
+    assert notebook_params({"params": "mini"}, "overhead").scale == "mini", "what is given comes first"
+    assert notebook_params({"params": None}, "table5").model == "mini-choice"
     monkeypatch.setenv("TAMPO_SCALE", "maxi")
     with pytest.raises(ConfigError, match="TAMPO_SCALE is 'maxi'.* smoke, mini, paper"):
-        notebook_params({"params": None}, TABLE5, CHOICE_PARAMS)
+        notebook_params({"params": None}, "table5")
     with pytest.raises(ConfigError, match="No scale 'maxi'"):
-        notebook_params({"params": None})
+        notebook_params({"params": None}, "overhead")
 
 
 def test_names_that_another_runner_injects_can_be_let_through(monkeypatch):
     injected = {"params": "smoke", "upstream": None, "product": {"nb": "out.ipynb"}, "run_id": "7"}
     with pytest.raises(ConfigError, match="Unknown parameter 'upstream'"):
-        notebook_params(dict(injected))
+        notebook_params(dict(injected), "overhead")
     monkeypatch.setenv("TAMPO_IGNORE_PARAMETERS", "upstream, product,run_id")
-    assert notebook_params(dict(injected)).scale == "smoke"
+    assert notebook_params(dict(injected), "overhead").scale == "smoke"
     with pytest.raises(ConfigError, match="Unknown parameter 'alhpa'"):
-        notebook_params(injected | {"alhpa": 1})
+        notebook_params(injected | {"alhpa": 1}, "overhead")
 
 
 def test_a_cell_run_again_knows_the_readers_own_variables():
     namespace = {"params": "smoke", "alpha": 0.2}
-    assert notebook_params(namespace).alpha == 0.2
+    assert notebook_params(namespace, "overhead").alpha == 0.2
     namespace |= {"my_note": "anything", "alpha": 0.3}
-    assert notebook_params(namespace).alpha == 0.3
-    assert notebook_params(namespace).scale == "smoke"
+    assert notebook_params(namespace, "overhead").alpha == 0.3
+    assert notebook_params(namespace, "overhead").scale == "smoke"
 
 
 @pytest.mark.parametrize("name", ["temperature_controller", "temperature", "seed", "temperature_controller_kwargs"])
 def test_what_the_rows_set_cannot_be_given(name):
     value = {"temperature_controller": "linear"}.get(name, 1)
     with pytest.raises(ConfigError, match=f"{name} cannot be given here"):
-        notebook_params({"params": "smoke", name: value}, TABLE1)
-    assert notebook_params({"params": "smoke", "alpha": 0.1, name: None}, TABLE1).alpha == 0.1
+        notebook_params({"params": "smoke", name: value}, "table1")
+    assert notebook_params({"params": "smoke", "alpha": 0.1, name: None}, "table1").alpha == 0.1

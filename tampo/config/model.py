@@ -200,6 +200,29 @@ class Params(TrainingConfig, EvaluationConfig):
     scale: str = Field("mini", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the folder in results/.")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Training seeds of a table, such as 0-4 or 0,2,5.")
     workers: int | None = Field(None, ge=1, description="Runs side by side, one thread each; default: one a core.")
+    output_dir: str | None = Field(
+        None,
+        description="Folder for tables, figures and studies; default: results/<scale>, and in it one for each "
+        "other set of parameters.",
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _not_the_reference(cls, value: str) -> str:
+        if value == "reference":
+            raise ValueError("results/reference has the committed results; choose another name")
+        return value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _local_folder(cls, value: str | None) -> str | None:
+        if value and "://" in value:
+            raise ValueError("must be a local folder; copy it to a remote one afterwards")
+        return value
+
+    def decisive(self) -> dict[str, Any]:
+        """The values that decide a table or a figure, in JSON types: all but where it goes, and how fast."""
+        return self.model_dump(mode="json", exclude={"workers", "output_dir"})
 
     def training(self, **changes: Any) -> TrainingConfig:
         """The training that these parameters describe, with `changes`."""

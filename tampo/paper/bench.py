@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params
 from tampo.files import atomic_path
+from tampo.paper.outputs import refuse_other_parameters, results_folder
 from tampo.paper.overhead import CASES, measure_steps, step_memory
 from tampo.paper.overhead_parts import (
     HeadShape,
@@ -30,7 +31,6 @@ from tampo.paper.overhead_parts import (
 )
 from tampo.paper.overhead_summary import format_summary, step_ratio, summarise
 from tampo.paper.tables import write_texts
-from tampo.project import project_root
 from tampo.runs.hardware import describe
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.jobs import print_line
@@ -181,15 +181,16 @@ def step_time(params: Params) -> tuple[Estimate, Benchmarks] | None:
     return (step_ratio(found.tables["steps"], "tampo"), found) if found.tables else None
 
 
-def write_benchmarks(found: Benchmarks, params: Params, folder: Path) -> list[Path]:
-    """Write overhead.csv, overhead.md and overhead.manifest.json into `folder`; returns the paths."""
+def write_benchmarks(found: Benchmarks, folder: Path) -> list[Path]:
+    """Write overhead.csv and overhead.md into `folder`; returns the paths."""
     summary = summarise(found.tables)
-    caption = f"Ratios of times measured alternately, 95 % intervals over pairs. Measured on {found.machine}."
+    caption = (
+        f"Ratios of times measured alternately, 95 % intervals over pairs. Measured on {found.machine}. "
+        "Manifest: overhead.manifest.json."
+    )
     table = format_summary(summary).to_markdown(index=False, disable_numparse=True)
     texts = {"csv": summary.to_csv(index=False, float_format="%.6g"), "md": f"{caption}\n\n{table}\n"}
-    paths = [*write_texts(folder, "overhead", texts), folder / "overhead.manifest.json"]
-    write_manifest(paths[-1], params, found.manifests)
-    return paths
+    return write_texts(folder, "overhead", texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,7 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tampo.paper.bench: {error}", file=sys.stderr)
         return 2
     found = run_benchmarks(params, again=options.again)
-    paths = write_benchmarks(found, params, project_root() / "results" / params.scale)
+    folder = results_folder(params, "overhead")
+    refuse_other_parameters(params, "overhead")
+    paths = write_benchmarks(found, folder)
+    write_manifest(folder, "overhead", params, found.manifests)
     print(paths[1].read_text(encoding="utf-8"))
     return 0
 

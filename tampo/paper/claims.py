@@ -24,6 +24,7 @@ from tampo.stats import Estimate, deviation_interval, holm, mean_interval
 FIXED_KEYS = tuple(method.key for method in FIXED)
 LEVEL = 0.05
 TIME_MARGIN = 1.05  # a larger ratio of step times counts as measurable
+TIME_CLAIM = "TAMPO takes the same time"
 _RANGE_OF_THREE = 1.69  # expected range of three normal draws, in standard deviations
 
 REPLICATED, NOT_REPLICATED, CANNOT_TELL = "replicated", "not replicated", "cannot tell"
@@ -261,7 +262,7 @@ def highest_reward(result: Result) -> Claim:
 def no_extra_time(ratio: Estimate) -> Claim:
     """The claim that TAMPO's steps take as long as GRPO's (section 4.2); `ratio` is from `bench.step_time`."""
     return Claim(
-        "TAMPO takes the same time",
+        TIME_CLAIM,
         "Section 4.2",
         "step time over that of TRL's GRPOTrainer on the same rollouts, ratio",
         ratio,
@@ -296,7 +297,7 @@ def claims_caption(params: Params) -> str:
         f"The paper's claims at scale {params.scale}: {params.max_steps} steps of {params.prompts_per_step} x "
         f"{params.num_generations} rollouts, {seeds}{few}. p-values are one-sided, adjusted by Holm's method for the "
         "number of tests. Replicated: adjusted p below 0.05. Not replicated: the 95 % interval excludes an effect as "
-        "large as the paper's. Otherwise: cannot tell."
+        "large as the paper's. Otherwise: cannot tell. Manifest: claims.manifest.json."
     )
 
 

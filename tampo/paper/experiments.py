@@ -115,10 +115,12 @@ class Experiment:
         methods: The rows; () if the notebook samples by itself or uses the runs of others.
         subject: What its table compares, for the caption.
         variants: The parameter file by scale; None: that of the scale itself.
-        ablation: It uses the first `ABLATION_SEEDS` seeds only.
+        ablation: It uses the first `ABLATION_SEEDS` seeds only, as all that is beside the paper's main table does.
         temperatures: Evaluation temperatures besides that of the parameters.
         alone: It measures times, so nothing else should run at the same time.
         one_seed: It is a single training run with the first seed.
+        needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
+        settings: Parameters in which it differs from its parameter file.
     """
 
     notebook: str
@@ -129,12 +131,25 @@ class Experiment:
     temperatures: tuple[float, ...] = ()
     alone: bool = False
     one_seed: bool = False
+    needs_texts: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def section(self) -> str:
+        """The folder of its files among the results: "tables", "figures" or "studies"."""
+        if self.notebook.startswith("fig"):
+            return "figures"
+        return "tables" if self.notebook.startswith("table") or self.notebook == "claims" else "studies"
+
+    def source(self, scale: str) -> str:
+        """The parameter file for a scale. Raises KeyError if it has none."""
+        return self.variants[scale] if self.variants else scale
 
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """The parameters to execute the notebook with. Raises KeyError if it has no variant for the scale."""
         chosen = list(seeds)[:ABLATION_SEEDS] if self.ablation else list(seeds)
         seed = {"seed": chosen[0]} if self.one_seed else {"seeds": chosen}
-        return {"params": self.variants[scale] if self.variants else scale} | seed
+        return {"params": self.source(scale)} | seed
 
     def jobs(self, params: Params) -> list[Job]:
         """The runs it needs with these parameters."""
@@ -148,23 +163,24 @@ class Experiment:
 EXPERIMENTS = {
     experiment.notebook: experiment
     for experiment in (
-        Experiment("quickstart", one_seed=True),
+        Experiment("quickstart", one_seed=True, needs_texts=True),
         Experiment("table1", TABLE1, "TAMPO compared with fixed temperatures and a linear schedule"),
         Experiment("table2", TABLE2, "the weight α of the moving average", ablation=True),
         Experiment("table3", TABLE3, "the nucleus mass p of the meta-policy", ablation=True),
         Experiment("table4", TABLE4, "independent training runs of TAMPO"),
         Experiment("table5", TABLE5, "another base model and task", CHOICE_PARAMS, ablation=True),
-        Experiment("fig2"),
+        # "auto": a real pretrained model where there is one. Its answers are longer than the mini model's.
+        Experiment("fig2", settings={"model": "auto", "eval_max_completion_length": 256}),
         Experiment("fig3", TABLE1),
         Experiment("fig4", TABLE1),
         Experiment("fig5", TABLE2, ablation=True),
         Experiment("fig6", TABLE3, ablation=True),
         Experiment("overhead", alone=True),
-        Experiment("claims"),
+        Experiment("claims", TABLE1),
         Experiment("study_likelihood", LIKELIHOODS, "the sum or the mean of log-probabilities", ablation=True),
         Experiment("study_exploration", EXPLORATION, "a base model that must explore", RARE_PARAMS, ablation=True),
-        Experiment("explore", TRAINED),
-        Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature"),
+        Experiment("explore", TRAINED, needs_texts=True),
+        Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
         Experiment("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
     )
 }
@@ -200,5 +216,5 @@ def table_caption(params: Params, notebook: str) -> str:
         f"{head} at scale {params.scale}, {subject}: {params.max_steps} steps of {params.prompts_per_step} x "
         f"{params.num_generations} rollouts, {seeds}; {problems} per benchmark, "
         f"{params.eval_samples} samples each at temperature {params.eval_temperature:g}, in percent. "
-        f"Best in bold, second underlined; 95 % intervals over {over}."
+        f"Best in bold, second underlined; 95 % intervals over {over}. Manifest: {notebook}.manifest.json."
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tampo.files import atomic_path
 from tampo.paper.experiments import Method
+from tampo.paper.outputs import manifest_name
 from tampo.paper.results import Result
 from tampo.paper.tables import write_texts
 
@@ -276,11 +277,16 @@ def figure4(curves: pd.DataFrame) -> Figure:
 def write_figure(figure: Figure, data: dict[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
     """Write `name`.pdf, `name`.png and, for each table of `data`, `name`.<key>.csv into `folder`, each atomically.
 
+    Both pictures name the manifest in their metadata.
+
     Returns:
         The paths written.
     """
     paths = []
-    for ending, settings in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
+    manifest = manifest_name(name)
+    pdf: dict[str, str | None] = {"CreationDate": None, "Subject": f"Manifest: {manifest}"}
+    png = {"Description": f"Manifest: {manifest}"}
+    for ending, settings in (("pdf", {"metadata": pdf}), ("png", {"metadata": png, "dpi": 200})):
         paths.append(folder / f"{name}.{ending}")
         with atomic_path(paths[-1]) as temporary:
             figure.savefig(temporary, **settings)  # type: ignore[arg-type]

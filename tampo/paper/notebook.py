@@ -1,13 +1,21 @@
-"""The parameters and the results folder of a notebook."""
+"""The parameters of a notebook, and the folder of its results."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tampo.config import ConfigError, Params, check_parameter_name, default_scale, load_params
-from tampo.paper.experiments import Method
-from tampo.project import project_root
+from tampo.paper.experiments import EXPERIMENTS, Experiment, Method
+from tampo.paper.outputs import (
+    OUTPUT_VARIABLE,
+    folder_name,
+    refuse_other_parameters,
+    results_folder,
+    scale_folder,
+)
+
+__all__ = ["notebook_params", "results_folder"]
 
 # Names that IPython adds to a notebook's namespace.
 _IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
@@ -15,9 +23,7 @@ _IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 _SEEN = "_tampo_parameters"
 
 
-def notebook_params(
-    namespace: dict[str, Any], methods: Sequence[Method] = (), variants: Mapping[str, str] | None = None
-) -> Params:
+def notebook_params(namespace: dict[str, Any], notebook: str) -> Params:
     """The parameters of a notebook, from the variables its cells have set so far.
 
     `params` names the scale or the YAML file; None, "None" or "" is the scale in the variable TAMPO_SCALE, or else
@@ -25,18 +31,21 @@ def notebook_params(
     are constants. Call it right after the parameters cell: papermill only warns about an unknown name and uses the
     defaults. The result needs another name than `params`.
 
+    `output_dir` of the result is the folder for results: as given, or the variable TAMPO_OUTPUT_DIR, or
+    results/<scale>, with a folder in it for parameters that differ from the scale's (`tampo.paper.outputs`).
+
     Other runners add their own names (`upstream`, `product`, `run_id`). List these in the variable
     TAMPO_IGNORE_PARAMETERS, separated by commas.
 
     Args:
         namespace: The notebook's `globals()`.
-        methods: The rows of the notebook. Parameters that they change cannot be given.
-        variants: The parameter file by scale, if the notebook does not use that of the scale.
+        notebook: Its name, a key of `EXPERIMENTS`, which has its rows: parameters that they change cannot be given.
 
     Raises:
-        ConfigError: An unknown parameter (the message has the nearest known one); a parameter that the methods change;
-            or an error of `load_params`.
+        ConfigError: An unknown parameter (the message has the nearest known one); a parameter that the rows change;
+            a folder with results of other parameters; or an error of `load_params`.
     """
+    experiment = EXPERIMENTS[notebook]
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     ignored = _IPYTHON | {name.strip() for name in os.environ.get("TAMPO_IGNORE_PARAMETERS", "").split(",")}
     known = namespace.get(_SEEN, set(namespace)) | set(Params.model_fields)
@@ -48,20 +57,39 @@ def notebook_params(
     for name in given:
         check_parameter_name(name, where="the notebook's parameters", also=("params",))
     namespace[_SEEN] = set(given)
+    _refuse_changed(given, experiment.methods)
+    source = str(given.pop("params", None)).strip()
+    if source in ("", "None"):
+        source = _default_source(experiment)
+    usual = load_params(source, experiment.settings)
+    given = {name: value for name, value in given.items() if value is not None}
+    params = load_params(source, experiment.settings | given)
+    params = params.model_copy(update={"output_dir": str(_output_folder(params, usual, source, experiment))})
+    refuse_other_parameters(params, notebook)
+    return params
+
+
+def _refuse_changed(given: dict[str, Any], methods: Sequence[Method]) -> None:
     # Each row is trained with each of `seeds`.
     changed = {"seed"}.union(*(method.changes or {} for method in methods)) if methods else set()
     for name in sorted(changed & {name for name, value in given.items() if value is not None}):
         raise ConfigError(f"{name} cannot be given here: this notebook sets it for each of its rows.")
-    source = str(given.pop("params", None)).strip()
-    if variants is not None and source in ("", "None"):
-        scale = default_scale()
-        if scale not in variants:
-            known_scales = ", ".join(variants)
-            raise ConfigError(f"TAMPO_SCALE is {scale!r}, and this notebook has parameters for {known_scales} only.")
-        source = variants[scale]
-    return load_params(source, given)
 
 
-def results_folder(params: Params) -> Path:
-    """results/<scale> of the project."""
-    return project_root() / "results" / params.scale
+def _default_source(experiment: Experiment) -> str:
+    scale = default_scale()
+    if experiment.variants and scale not in experiment.variants:
+        known = ", ".join(experiment.variants)
+        raise ConfigError(f"TAMPO_SCALE is {scale!r}, and this notebook has parameters for {known} only.")
+    return experiment.source(scale)
+
+
+def _output_folder(params: Params, usual: Params, source: str, experiment: Experiment) -> Path:
+    if given := params.output_dir or os.environ.get(OUTPUT_VARIABLE):
+        return Path(given).expanduser().resolve()
+    before, now = usual.decisive(), params.decisive()
+    changes = {name: now[name] for name in now if now[name] != before[name]}
+    variants = experiment.variants or {}
+    usual_source = Path(source).stem in (variants.get(params.scale, params.scale),)
+    name = folder_name(changes, None if usual_source else Path(source).stem)
+    return scale_folder(params.scale) / name if name else scale_folder(params.scale)

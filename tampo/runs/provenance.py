@@ -14,6 +14,8 @@ from tampo.files import sha256, write_json
 from tampo.project import checkout
 from tampo.runs.hardware import machine
 
+MANIFEST_ENDING = ".manifest.json"
+_OF_A_RECORD = ("kind", "identity", "files", "commit", "machine", "seconds", "energy_joules")
 _PACKAGES = ("tampo", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "reasoning-gym")
 
 
@@ -29,21 +31,35 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_manifest(path: Path, params: Params, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the manifest of a table or figure, atomically; `records` has the manifests of the records that it uses."""
-    values = params.model_dump(mode="json", exclude={"workers"})
+def write_manifest(folder: Path, name: str, params: Params, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `name`.manifest.json of a table, figure or study, atomically. Call it after all its files are written.
+
+    Args:
+        folder: Has the files, whose names begin with `name`. Their SHA-256 become the manifest's `outputs`.
+        name: The notebook's.
+        params: The parameters.
+        records: The manifests of the records that it was made of, by name.
+    """
+    path = folder / f"{name}{MANIFEST_ENDING}"
+    files = sorted(file for file in folder.glob(f"{name}[._]*") if file != path and file.is_file())
     write_json(
         path,
         {
-            "params": values,
-            "params_hash": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+            "params": params.decisive(),
+            "params_hash": params_hash(params.decisive()),
+            "outputs": {file.name: sha256(file) for file in files if not file.name.startswith(".")},
             "records": {
-                name: {key: manifest[key] for key in ("identity", "files", "commit", "machine", "seconds")}
-                for name, manifest in sorted(records.items())
+                name: {key: manifest.get(key) for key in _OF_A_RECORD} for name, manifest in sorted(records.items())
             },
+            "seconds": round(sum(manifest["seconds"] for manifest in records.values()), 1),
             **provenance(),
         },
     )
+
+
+def params_hash(values: Mapping[str, Any]) -> str:
+    """The SHA-256 of parameters, `Params.decisive`."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _commit() -> str | None:

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ TIMES = "times.csv"  # of a training run: what differs between reruns, apart fro
 PROGRESS = "progress.json"
 PARAMETERS = "params.json"  # what determines a training run
 LIVE_LOG = "log.jsonl"  # of a training run; a step repeated after an interruption appears twice
+
+# A store with this file has the records of an archive (`tampo.runs.archive`): none can be added.
+READ_ONLY = ".read-only"
 
 # Increased when the code changes what a config produces, so that records of older code are not reused.
 RECORD_VERSION = 3
@@ -76,6 +79,10 @@ class Record:
         return pd.read_parquet(self.folder / "samples.parquet")
 
 
+class MissingRecord(LookupError):
+    """A store that only has the records of an archive lacks the one that was asked for."""
+
+
 class RunStore:
     """The records of one scale, in the folder `root`."""
 
@@ -85,9 +92,14 @@ class RunStore:
     @classmethod
     def of(cls, params: Params) -> "RunStore":
         """The store of a scale: results/<scale>/runs in the project, or <scale> in the folder TAMPO_STORE."""
+        return cls.named(params.scale)
+
+    @classmethod
+    def named(cls, scale: str) -> "RunStore":
+        """As `of`, by the scale's name."""
         if elsewhere := os.environ.get(STORE_VARIABLE):
-            return cls(Path(elsewhere).expanduser().resolve() / params.scale)
-        return cls(project_root() / "results" / params.scale / "runs")
+            return cls(Path(elsewhere).expanduser().resolve() / scale)
+        return cls(project_root() / "results" / scale / "runs")
 
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:
         """The folder of a record, which need not exist."""
@@ -99,10 +111,21 @@ class RunStore:
         folder = self.folder(kind, identity)
         manifest = read_json(folder / MANIFEST)
         try:
-            whole = all(remembered_sha256(folder / name) == digest for name, digest in manifest["files"].items())
+            files = manifest.get("archived", manifest["files"])
+            whole = all(remembered_sha256(folder / name) == digest for name, digest in files.items())
         except (OSError, KeyError, TypeError, AttributeError):
             return None
         return Record(folder, manifest) if whole else None
+
+    def records(self) -> Iterator[Record]:
+        """All finished records, sorted by name. Their files are not checked."""
+        for path in sorted(self.root.glob(f"*/{MANIFEST}")):
+            if manifest := read_json(path):
+                yield Record(path.parent, manifest)
+
+    def delete(self) -> None:
+        """Remove the whole folder, finished runs and others."""
+        shutil.rmtree(self.root)
 
     def forget(self, kind: str, identity: dict[str, Any]) -> None:
         """Remove the record if it exists."""
@@ -121,6 +144,8 @@ class RunStore:
                 files and returns entries for the manifest. The subfolder checkpoints is removed afterwards.
         """
         folder = self.folder(kind, identity)
+        if (self.root / READ_ONLY).exists() and self.load(kind, identity) is None:
+            raise MissingRecord(f"The archive in {self.root} has no record {folder.name}, and nothing is made in it.")
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             record = self.load(kind, identity)

@@ -87,7 +87,7 @@ def test_every_parameter_is_declared_once_and_reaches_the_controller_from_everyw
     named = NAMED.get(name, {})
     flat = {"temperature_controller": name} | {named[key]: value for key, value in own.items() if key in named}
     flat["temperature_controller_kwargs"] = {key: value for key, value in own.items() if key not in named}
-    made = [load_params("mini", flat), notebook_params({"params": "mini"} | flat)]
+    made = [load_params("mini", flat), notebook_params({"params": "mini"} | flat, "overhead")]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(flat))
     made.append(load_params(path))

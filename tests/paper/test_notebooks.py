@@ -10,7 +10,14 @@ import pandas as pd
 import papermill
 import pytest
 
+from tampo.cli import main
+from tampo.config import load_params
+from tampo.paper import reference
+from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.reproduce import reproduce
+from tampo.runs.pipeline import evaluate
+from tampo.runs.provenance import provenance
+from tampo.runs.store import RunStore
 from tests.helpers import make_project
 from tests.paper.helpers import outputs
 
@@ -24,55 +31,91 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_make_smoke(project):
-    """What `make smoke` does: every run once, every notebook; then a notebook by itself, with a parameter."""
+def test_make_smoke(project, capsys, monkeypatch):
+    """What `make smoke` does: every run once, every notebook; then notebooks by themselves, and a reference."""
     messages = []
     folder = project / "results" / "smoke"
+    tables, figures, studies = (folder / name for name in ("tables", "figures", "studies"))
     made = reproduce("smoke", log=messages.append)
     assert {path.stem for path in made} == {path.stem for path in NOTEBOOKS}
+    assert {path.parent for path in made} == {folder / "notebooks"}
     assert messages[0].startswith("0 of ")
     for path in made:
-        shown = outputs(path)
+        shown, results = outputs(path), folder / EXPERIMENTS[path.stem].section
         assert str(project) not in path.read_text(), "no path of a machine in what is shared"
         if "records exist" in shown["text"]:
             assert "making" not in shown["text"], f"{path.stem} trains runs that the registry lacks"
-        assert (shown["html"] and (folder / f"{path.stem}.csv").is_file()) or shown["png"], path.stem
-        manifest = json.loads((folder / f"{path.stem}.manifest.json").read_text())
+        assert (shown["html"] and (results / f"{path.stem}.csv").is_file()) or shown["png"], path.stem
+        manifest = json.loads((results / f"{path.stem}.manifest.json").read_text())
         assert manifest["params"]["scale"] == "smoke"
+        there = {file.name for file in results.glob(f"{path.stem}[._]*")} - {f"{path.stem}.manifest.json"}
+        assert manifest["outputs"].keys() == there, "the manifest is written last"
+    assert {path.name for path in folder.iterdir()} == {"tables", "figures", "studies", "notebooks", "runs"}
 
-    table = pd.read_csv(folder / "table1.csv")
+    table = pd.read_csv(tables / "table1.csv")
     assert table["method"].unique().tolist() == ["base", "fixed-0.9", "fixed-1.2", "fixed-1.5", "linear", "tampo"]
     assert table["benchmark"].nunique() == 6
     assert table["value"].between(0, 100).all()
-    assert len(json.loads((folder / "table1.manifest.json").read_text())["records"]) == 6 + 5
-    assert {(folder / f"table{n}.{ending}").is_file() for n in range(1, 6) for ending in ("md", "tex", "html")} == {
-        True
-    }
-    assert "TAMPO" in outputs(folder / "table1.ipynb")["html"]
-    assert len(pd.read_csv(folder / "claims.csv")) == 13
-    curves = pd.read_csv(folder / "fig2.curves.csv")
+    assert len(json.loads((tables / "table1.manifest.json").read_text())["records"]) == 6 + 5
+    assert all((tables / f"table{n}.{ending}").is_file() for n in range(1, 6) for ending in ("md", "tex", "html"))
+    assert "TAMPO" in outputs(folder / "notebooks" / "table1.ipynb")["html"]
+    assert "Manifest: table1.manifest.json" in (tables / "table1.tex").read_text()
+    assert len(pd.read_csv(tables / "claims.csv")) == 13
+    curves = pd.read_csv(figures / "fig2.curves.csv")
     assert curves["rollout"].nunique() == 8
     assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"
-    spread = pd.read_csv(folder / "study_likelihood.weights.summary.csv").set_index(["likelihood", "length"])
-    assert spread.loc[("sum", 3000), "support_mean"] < 3 < spread.loc[("mean", 3000), "support_mean"]
+    weights = pd.read_csv(studies / "study_likelihood.weights.summary.csv").set_index(["likelihood", "length"])
+    assert weights.loc[("sum", 3000), "support_mean"] < 3 < weights.loc[("mean", 3000), "support_mean"]
     for name in ("fig2", "fig3", "fig4", "fig5", "fig6"):
-        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        assert (folder / f"{name}.png").stat().st_size > 20_000
-    assert pd.read_csv(folder / "fig3.rewards.csv").groupby("title")["step"].max().tolist() == [3] * 5
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (figures / f"{name}.png").stat().st_size > 20_000
+    assert pd.read_csv(figures / "fig3.rewards.csv").groupby("title")["step"].max().tolist() == [3] * 5
 
     for name in ("table1", "fig2", "fig4"):  # one from records, one that samples by itself, one with statistics
-        first = {path.name: path.read_bytes() for path in folder.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
+        results = folder / EXPERIMENTS[name].section
+        first = {path.name: path.read_bytes() for path in results.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
         assert first
         papermill.execute_notebook(f"notebooks/{name}.ipynb", "again.ipynb", {"params": "smoke"}, progress_bar=False)
-        again = {path.name: path.read_bytes() for path in folder.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
+        again = {path.name: path.read_bytes() for path in results.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
         assert again == first, "the same bits twice"
     given = {"params": "smoke", "alpha": 0.1, "seeds": "0"}
+    before = (tables / "table1.csv").read_bytes()
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
     assert "6 of 6 records exist." in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
-    assert json.loads((folder / "table1.manifest.json").read_text())["params"]["alpha"] == 0.1
+    other = json.loads((folder / "alpha=0.1" / "tables" / "table1.manifest.json").read_text())
+    assert other["params"]["alpha"] == 0.1
+    assert (tables / "table1.csv").read_bytes() == before, "other parameters go to another folder"
     given["p"] = 0.3
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
     assert "5 of 6 records exist; making 1" in outputs("other.ipynb")["text"]
+
+    _reference_of_two_seeds(project, monkeypatch, capsys)
+
+
+def _reference_of_two_seeds(project, monkeypatch, capsys):
+    """One more seed for Table 4; the one-seed results are judged by that seed's records in a reference of both."""
+    folder = project / "results" / "smoke"
+    monkeypatch.setattr(reference, "checkout", lambda: project)
+    monkeypatch.setattr(reference, "_refuse_dirty_tree", lambda: None)
+    for path in folder.glob("runs/*/manifest.json"):  # the checkout that runs this test may have changes
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"commit": "0" * 40}))
+    monkeypatch.setattr("tampo.runs.store.provenance", lambda: provenance() | {"commit": "0" * 40})
+    train_here = [job for job in EXPERIMENTS["table4"].jobs(load_params("smoke", {"seeds": [1]})) if job.training]
+    for job in train_here:
+        evaluate(RunStore.named("smoke"), job.evaluation, job.model, job.training)
+    reference.write_reference("smoke", [0, 1], only=["table4"], log=lambda line: None)
+    committed = project / "results" / "reference" / "smoke"
+    assert (committed / "records.zip").stat().st_size < 1_000_000
+
+    assert main(["verify", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "table4 has the seeds 0: making it of the reference's records of these seeds." in said
+    assert "table4: 1 of 1 rows as in the reference, equal to the bit." in said
+
+    assert main(["reproduce", "smoke", "--from-reference"]) == 0
+    assert main(["diff", str(committed), str(folder / "from-reference")]) == 0
+    assert "table4: 2 of 2 rows as in the reference, equal to the bit." in capsys.readouterr().out
 
 
 def test_an_unknown_parameter_fails(project):

@@ -57,9 +57,9 @@ def test_refusals(capsys):
 def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
-        execute(Experiment("table1"), "smoke", {"params": "smoke", "alhpa": 1})
+        execute(Experiment("table1"), tmp_path / "out", {"params": "smoke", "alhpa": 1})
     # papermill keeps what was executed until then, with the error in the cell that raised it.
-    cells = nbformat.read(tmp_path / "results" / "smoke" / "table1.ipynb", as_version=4).cells
+    cells = nbformat.read(tmp_path / "out" / "notebooks" / "table1.ipynb", as_version=4).cells
     failed = [cell for cell in cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
     assert len(failed) == 1
     assert "Unknown parameter 'alhpa'" in "".join(failed[0].outputs[-1].traceback)

@@ -9,6 +9,7 @@ import pytest
 
 from tampo import project
 from tampo.config import load_params
+from tampo.files import sha256
 from tampo.runs import provenance
 
 ROOT = Path(__file__).parents[2]
@@ -52,16 +53,26 @@ def test_an_installed_wheel_has_no_commit(checkout, monkeypatch):
     assert provenance.provenance()["commit"]
 
 
-def test_manifest_names_parameters_versions_and_records(tmp_path):
-    params = load_params("smoke", {"alpha": 0.2, "workers": 3})
-    kept = {"identity": {"alpha": 0.2}, "files": {"a": "0"}, "commit": "c", "machine": {}, "seconds": 1.0}
-    record = kept | {"other": "left out"}
-    provenance.write_manifest(tmp_path / "m.json", params, {"training-1": record})
-    manifest = json.loads((tmp_path / "m.json").read_text())
+def test_manifest_names_parameters_versions_files_and_records(tmp_path):
+    params = load_params("smoke", {"alpha": 0.2, "workers": 3, "output_dir": "somewhere"})
+    kept = {"kind": "training", "identity": {"alpha": 0.2}, "files": {"a": "0"}, "commit": "c"}
+    kept |= {"machine": {}, "seconds": 1.5, "energy_joules": None}
+    for name in ("m.csv", "m_curves.png", "more.csv"):
+        (tmp_path / name).write_text(name)
+
+    def write(params):
+        provenance.write_manifest(tmp_path, "m", params, {"training-1": kept | {"other": "left out"}})
+        return json.loads((tmp_path / "m.manifest.json").read_text())
+
+    manifest = write(params)
     assert manifest["params"]["alpha"] == 0.2
-    assert "workers" not in manifest["params"], "how many side by side does not change a result"
+    assert not {"workers", "output_dir"} & manifest["params"].keys(), "what decides nothing"
+    assert manifest["params_hash"] == provenance.params_hash(manifest["params"])
     assert manifest["records"]["training-1"] == kept
+    assert manifest["seconds"] == 1.5
+    assert manifest["outputs"] == {name: sha256(tmp_path / name) for name in ("m.csv", "m_curves.png")}
     assert manifest["versions"]["trl"] == "1.16.0"
-    again = load_params("smoke", {"alpha": 0.3})
-    provenance.write_manifest(tmp_path / "n.json", again, {})
-    assert json.loads((tmp_path / "n.json").read_text())["params_hash"] != manifest["params_hash"]
+    assert manifest["machine"]["cores"] >= 1
+    assert manifest["lock"] == sha256(ROOT / "uv.lock")
+    assert write(params)["outputs"] == manifest["outputs"], "it does not list itself"
+    assert write(load_params("smoke", {"alpha": 0.3}))["params_hash"] != manifest["params_hash"]

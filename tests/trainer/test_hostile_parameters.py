@@ -53,7 +53,7 @@ def test_parameters_of_files_and_the_command_line(name, value):
 def test_parameters_of_notebooks(name, value):
     """As papermill injects them, beside what the notebook itself has set."""
     try:
-        notebook_params({"params": "smoke", name: value})
+        notebook_params({"params": "smoke", name: value}, "overhead")
     except ConfigError as error:
         assert any(word in str(error) for word in (TOGETHER if name in TOGETHER else {name}))
 

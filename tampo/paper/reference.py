@@ -1,0 +1,154 @@
+"""The committed results, results/reference/<scale>: written by one command, all of it or nothing.
+
+It has the sections of every folder of results (`tampo.paper.outputs`), records.zip (`tampo.runs.archive`),
+reference.json and README.md, which shows it. It is made beside its place and then renamed: whatever happens in between,
+the present one stays whole.
+"""
+
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tampo.config import ConfigError, Params, load_params
+from tampo.files import write_json, write_text
+from tampo.paper.experiments import EXPERIMENTS
+from tampo.paper.outputs import ABOUT, ARCHIVE, SECTIONS, read_about, read_manifests, reference_folder
+from tampo.paper.reproduce import choose, needed_jobs, reproduce
+from tampo.project import checkout, project_root
+from tampo.runs.archive import pack
+from tampo.runs.jobs import print_line, run_jobs
+from tampo.runs.provenance import provenance
+from tampo.runs.store import Record, RunStore
+
+
+def write_reference(
+    scale: str,
+    seeds: Sequence[int] | None = None,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    log: Callable[[str], None] = print_line,
+) -> Path:
+    """Make the missing runs and all notebooks, and replace results/reference/<scale>.
+
+    Args:
+        scale: A scale's name.
+        seeds: Training seeds; by default those of the present reference, or of the scale.
+        workers: Runs at a time.
+        only: Names of notebooks, for a part of it; by default all.
+        log: Receives progress messages.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: Not in a git checkout, or files that are not committed, or records of several commits or of code
+            that was not committed. The present reference is unchanged.
+    """
+    target = reference_folder(scale)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        restore(target)
+        _refuse_dirty_tree()
+        if seeds is None and (target / ABOUT).exists():
+            seeds = read_about(target)["seeds"]
+        params = load_params(scale, {"seeds": seeds, "workers": workers})
+        jobs, store = needed_jobs(choose(scale, only), scale, params), RunStore.of(params)
+        run_jobs(store, jobs, workers, log)
+        _one_commit(record for job in jobs for record in job.find(store) or () if record)  # before hours of notebooks
+        new = target.with_name(f".{target.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        made = reproduce(scale, params.seeds, only, workers, new, log)
+        _complete(new, target.name, made, params, store)
+        swap(new, target)
+    log(f"Written: {target.relative_to(project_root())}, of {len(made)} notebooks.")
+    return target
+
+
+def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, store: RunStore) -> None:
+    """Add what is not made by notebooks: the archive, what the reference is, and its page."""
+    for path in notebooks:  # papermill writes where it wrote to
+        write_text(path, path.read_text(encoding="utf-8").replace(f"/{new.name}/", f"/{name}/"))
+    used = {record for manifest in read_manifests(new).values() for record in manifest["records"]}
+    records = [record for record in store.records() if record.name in used]
+    about = {
+        "scale": params.scale,
+        "seeds": list(params.seeds),
+        "records": len(records),
+        "records_commit": _one_commit(records),
+        "hours": round(sum(record.manifest["seconds"] for record in records) / 3600, 2),
+        **provenance(),
+    }
+    pack(records, new / ARCHIVE)
+    write_json(new / ABOUT, about)
+    write_text(new / "README.md", index_page(new, about, [path.stem for path in notebooks]))
+
+
+def swap(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`. Killed at any moment, one of the two is whole (`restore`)."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(target: Path) -> None:
+    """Bring back the reference if `swap` was killed between its two renames."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def index_page(folder: Path, about: dict[str, Any], notebooks: Iterable[str]) -> str:
+    """The page that shows a reference: its tables and figures, and where each comes from."""
+    lines = [
+        f"# Results at the scale {about['scale']}",
+        "",
+        f"Training seeds {', '.join(map(str, about['seeds']))}; {about['records']} runs and evaluations, all of commit "
+        f"`{about['records_commit'][:8]}`, {about['hours']:.1f} hours of one core in all, on "
+        f"{about['machine']['processor']}. Written by `tampo reproduce {about['scale']} --reference`; not edited. "
+        f"`tampo verify {about['scale']}` compares yours with these, and `tampo reproduce {about['scale']} "
+        f"--from-reference` makes them again from [{ARCHIVE}]({ARCHIVE}), without training.",
+    ]
+    made = list(notebooks)
+    for section in SECTIONS:
+        names = [name for name in EXPERIMENTS if name in made and EXPERIMENTS[name].section == section]
+        lines += ["", f"## {section.capitalize()}"] if names else []
+        for name in names:
+            lines += ["", f"### {name}", "", f"[notebook](notebooks/{name}.ipynb), "]
+            files = sorted(path for path in (folder / section).glob(f"{name}[._]*") if path.suffix != ".png")
+            lines[-1] += ", ".join(f"[{path.name.removeprefix(name + '.')}]({section}/{path.name})" for path in files)
+            table = folder / section / f"{name}.md"
+            lines += ["", table.read_text(encoding="utf-8").strip()] if table.is_file() else []
+            for picture in sorted((folder / section).glob(f"{name}[._]*png")):
+                lines += ["", f"![{picture.stem}]({section}/{picture.name})"]
+    return "\n".join(lines) + "\n"
+
+
+def _refuse_dirty_tree() -> None:
+    folder = checkout()
+    if folder is None or folder != project_root():
+        raise ConfigError("A reference is written in a git checkout of tampo only, so that its commit is known.")
+    status = subprocess.run(["git", "-C", str(folder), "status", "--porcelain"], capture_output=True, text=True)
+    if status.returncode or status.stdout.strip():
+        named = ", ".join(line[3:] for line in status.stdout.splitlines()[:5])
+        raise ConfigError(f"A reference needs a clean checkout; commit or remove: {named or status.stderr.strip()}.")
+
+
+def _one_commit(records: Iterable[Record]) -> str:
+    """The commit that made all records. Raises ConfigError for several, or for code that was not committed."""
+    by_commit = Counter(str(record.manifest.get("commit")) for record in records)
+    commit = max(by_commit)
+    if len(by_commit) > 1 or commit == "None" or commit.endswith("-dirty"):
+        named = ", ".join(f"{count} of {name}" for name, count in sorted(by_commit.items()))
+        raise ConfigError(
+            f"The runs of a reference must come from one commit, without changes; here are {named}. Make them again "
+            "in a new folder: set TAMPO_STORE."
+        )
+    return commit
