@@ -1,15 +1,19 @@
 """Where things are: the folder that a user works in, and the params/ and notebooks/ that travel with the package."""
 
+import hashlib
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 MARKER = ".tampo-project"
 """The file that makes a folder a project of tampo. Others may have a params/ and a notebooks/ of their own."""
 
 _PACKAGE = Path(__file__).resolve().parent
 _FOLDERS = ("params", "notebooks")
+_LONGEST = 80  # characters of a folder's name
 
 
 def project_root() -> Path:
@@ -19,6 +23,37 @@ def project_root() -> Path:
     """
     here = Path.cwd().resolve()
     return next((folder for folder in (here, *here.parents) if (folder / MARKER).is_file()), here)
+
+
+def scale_folder(scale: str) -> Path:
+    """results/<scale> in the project."""
+    return project_root() / "results" / scale
+
+
+def folder_name(changes: Mapping[str, Any], source: str | None = None) -> str:
+    """What differs from the scale's parameters, as the name of a folder, such as "alpha=0.1,seeds=0-4".
+
+    Args:
+        changes: The values that differ; none: the name is empty.
+        source: The parameter file, if it is not the usual one.
+    """
+    words = [f"{name}={_text(name, value)}" for name, value in sorted(changes.items())]
+    whole = ",".join([f"params={source}"] * bool(source) + words)
+    safe = re.sub(r"[^\w.,=+-]+", "_", whole)
+    if safe == whole and len(safe) <= _LONGEST:
+        return safe
+    # Another text may give the same characters.
+    return f"{safe[:_LONGEST]}~{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "seeds" and len(value) > 1 and list(value) == list(range(value[0], value[-1] + 1)):
+        return f"{value[0]}-{value[-1]}"
+    if name == "data_dir":
+        return Path(str(value)).name
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return str(value)
 
 
 def checkout() -> Path | None:

@@ -1,10 +1,12 @@
 """What README tells users to write, run as it stands but for the model, the folder and settings of a CPU."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from tampo.paper.bench import format_summary
 from tampo.paper.claims import brief_claims
@@ -38,7 +40,8 @@ def test_the_rule_alone():
     assert names["policy"].updates == 1
 
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "mini"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results" / "reference" / "mini"
 
 
 def test_numbers_are_those_of_the_results():
@@ -53,6 +56,19 @@ def test_costs_are_those_of_the_results():
     shown = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows[2:]]
     assert len(shown) >= 5
     assert set(shown) <= known
+
+
+def test_what_the_commands_write_is_ignored_by_git():
+    """`git status` is clean after every command of README."""
+    written = ["results/mini/tables/table1.csv", "results/mini/verify.md", "results/mini/runs/training-0/manifest.json"]
+    written += ["results/mini/sweep.csv", "results/mini/alpha=0.1/tables/table1.md", "results/own/figures/fig3.png"]
+    written += re.findall(r"papermill notebooks/\w+\.ipynb (\S+\.ipynb)", TEXT)
+    assert "out.ipynb" in written
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *written, "results/reference/mini/README.md"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    if shown.returncode == 128:
+        pytest.skip(f"not in a git checkout: {shown.stderr.strip()}")
+    assert shown.stdout.split() == written
 
 
 def test_commands_are_in_the_makefile_and_links_lead_somewhere():

@@ -9,11 +9,10 @@ from tampo.config import ConfigError, Params, check_parameter_name, default_scal
 from tampo.paper.experiments import EXPERIMENTS, Experiment, Method
 from tampo.paper.outputs import (
     OUTPUT_VARIABLE,
-    folder_name,
     refuse_other_parameters,
     results_folder,
-    scale_folder,
 )
+from tampo.project import folder_name, scale_folder
 
 __all__ = ["notebook_params", "results_folder"]
 

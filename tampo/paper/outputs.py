@@ -4,7 +4,6 @@ A folder of results has tables/, figures/, studies/ and notebooks/. What a noteb
 manifest, `<notebook>.manifest.json`, is written last and lists the files.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from tampo.config import ConfigError, Params
 from tampo.paper.experiments import EXPERIMENTS
-from tampo.project import project_root
+from tampo.project import project_root, scale_folder
 from tampo.runs.provenance import MANIFEST_ENDING
 from tampo.runs.store import read_json
 
@@ -20,7 +19,6 @@ OUTPUT_VARIABLE = "TAMPO_OUTPUT_DIR"
 # Of a reference, beside its sections: the small part of its records, and what it is.
 ARCHIVE, ABOUT = "records.zip", "reference.json"
 SECTIONS = ("tables", "figures", "studies")
-_LONGEST = 80  # characters of a folder's name
 
 
 def results_folder(params: Params, notebook: str) -> Path:
@@ -34,11 +32,6 @@ def results_folder(params: Params, notebook: str) -> Path:
     return root / EXPERIMENTS[notebook].section
 
 
-def scale_folder(scale: str) -> Path:
-    """results/<scale> in the project."""
-    return project_root() / "results" / scale
-
-
 def reference_folder(scale: str) -> Path:
     """results/reference/<scale> in the project: the committed results, which only one command writes."""
     return project_root() / "results" / "reference" / scale
@@ -50,6 +43,7 @@ def read_about(reference: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is none in this folder.
     """
+    restore(reference)
     about = read_json(reference / ABOUT)
     if not about:
         raise ConfigError(
@@ -59,30 +53,16 @@ def read_about(reference: Path) -> dict[str, Any]:
     return about
 
 
-def folder_name(changes: Mapping[str, Any], source: str | None = None) -> str:
-    """What differs from the scale's parameters, as the name of a folder, such as "alpha=0.1,seeds=0-4".
-
-    Args:
-        changes: The values that differ; none: the name is empty.
-        source: The parameter file, if it is not the usual one.
-    """
-    words = [f"{name}={_text(name, value)}" for name, value in sorted(changes.items())]
-    whole = ",".join([f"params={source}"] * bool(source) + words)
-    safe = re.sub(r"[^\w.,=+-]+", "_", whole)
-    if safe == whole and len(safe) <= _LONGEST:
-        return safe
-    # Another text may give the same characters.
-    return f"{safe[:_LONGEST]}~{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+def restore(reference: Path) -> None:
+    """Bring a reference back if the command that replaced it was killed between its two renames."""
+    old = replaced(reference)
+    if old.exists() and not reference.exists():
+        old.rename(reference)
 
 
-def _text(name: str, value: Any) -> str:
-    if name == "seeds" and len(value) > 1 and list(value) == list(range(value[0], value[-1] + 1)):
-        return f"{value[0]}-{value[-1]}"
-    if name == "data_dir":
-        return Path(str(value)).name
-    if isinstance(value, list | tuple):
-        return "+".join(map(str, value))
-    return str(value)
+def replaced(reference: Path) -> Path:
+    """Where a reference is while a new one takes its place."""
+    return reference.with_name(f".{reference.name}.old")
 
 
 def manifest_name(name: str) -> str:

@@ -17,7 +17,16 @@ from filelock import FileLock
 from tampo.config import ConfigError, Params, load_params
 from tampo.files import write_json, write_text
 from tampo.paper.experiments import EXPERIMENTS
-from tampo.paper.outputs import ABOUT, ARCHIVE, SECTIONS, read_about, read_manifests, reference_folder
+from tampo.paper.outputs import (
+    ABOUT,
+    ARCHIVE,
+    SECTIONS,
+    read_about,
+    read_manifests,
+    reference_folder,
+    replaced,
+    restore,
+)
 from tampo.paper.reproduce import choose, needed_jobs, reproduce
 from tampo.project import checkout, project_root
 from tampo.runs.archive import pack
@@ -90,19 +99,12 @@ def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, s
 
 def swap(new: Path, target: Path) -> None:
     """Put the folder `new` in the place of `target`. Killed at any moment, one of the two is whole (`restore`)."""
-    old = target.with_name(f".{target.name}.old")
+    old = replaced(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def restore(target: Path) -> None:
-    """Bring back the reference if `swap` was killed between its two renames."""
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
 
 
 def index_page(folder: Path, about: dict[str, Any], notebooks: Iterable[str]) -> str:

@@ -22,13 +22,11 @@ from tampo.paper.experiments import EXPERIMENTS, Experiment
 from tampo.paper.outputs import (
     ARCHIVE,
     OUTPUT_VARIABLE,
-    folder_name,
     read_about,
     read_manifests,
     reference_folder,
-    scale_folder,
 )
-from tampo.project import notebook_folder, project_root
+from tampo.project import folder_name, notebook_folder, project_root, scale_folder
 from tampo.runs.archive import unpack
 from tampo.runs.jobs import Job, print_line, run_jobs
 from tampo.runs.store import STORE_VARIABLE, MissingRecord, RunStore
@@ -69,7 +67,7 @@ def reproduce(
     folder = (output_dir or _usual_folder(scale, params)).resolve()
     run_jobs(RunStore.of(params), needed_jobs(chosen, scale, params), workers, log)
     made = _execute_all(chosen, folder, scale, params, log)
-    log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min.")
+    log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min. Results: {os.path.relpath(folder)}")
     return made
 
 

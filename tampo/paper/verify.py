@@ -11,8 +11,9 @@ from tampo.config import ConfigError
 from tampo.files import write_json, write_text
 from tampo.paper.comparison import Comparison, Item, Status, check_files, compare_notebook, equal_records
 from tampo.paper.experiments import EXPERIMENTS
-from tampo.paper.outputs import differing_parameters, read_about, read_manifests, scale_folder
+from tampo.paper.outputs import differing_parameters, read_about, read_manifests
 from tampo.paper.reproduce import archived_store, choose, execute
+from tampo.project import scale_folder
 from tampo.runs.hashes import read_all
 from tampo.runs.jobs import print_line
 from tampo.runs.provenance import MANIFEST_ENDING
@@ -202,5 +203,6 @@ def _write(found: Comparison, folder: Path, reference: Path) -> None:
 
 
 def results_of(where: str) -> Path:
-    """The folder of results that a word names: a folder, or a scale's results/<scale>."""
-    return Path(where) if Path(where).is_dir() and "/" in where else scale_folder(where)
+    """The folder of results that a word names: a scale's results/<scale>, or the path of a folder."""
+    usual = scale_folder(where)
+    return usual if usual.is_dir() or not Path(where).is_dir() else Path(where)

@@ -11,7 +11,6 @@ from tampo.config import load_params
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import virtual_log_likelihoods
 from tampo.paper import bench as module
-from tampo.paper import outputs
 from tampo.paper.bench import SIZES, Benchmarks, measurements, run_benchmarks, step_time
 from tampo.paper.overhead_parts import (
     HeadShape,
@@ -188,7 +187,7 @@ def test_it_is_measured_once(counting, capsys):
 
 
 def test_the_command_writes_what_it_prints(counting, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(outputs, "project_root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert module.main(["smoke"]) == 0
     folder = tmp_path / "results" / "smoke" / "studies"
     assert (folder / "overhead.md").read_text() in capsys.readouterr().out

@@ -7,7 +7,8 @@ import pytest
 from tampo.config import ConfigError, load_params
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.notebook import notebook_params, results_folder
-from tampo.paper.outputs import OUTPUT_VARIABLE, folder_name, manifest_name, read_about, reference_folder, scale_folder
+from tampo.paper.outputs import OUTPUT_VARIABLE, manifest_name, read_about, reference_folder
+from tampo.project import folder_name, scale_folder
 from tampo.runs.provenance import write_manifest
 from tests.helpers import make_project
 

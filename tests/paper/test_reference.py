@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,11 @@ from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.paper import reference as module
 from tampo.paper.experiments import EXPERIMENTS
-from tampo.paper.outputs import results_folder
-from tampo.paper.reference import index_page, restore, swap, write_reference
+from tampo.paper.outputs import read_about, results_folder
+from tampo.paper.reference import index_page, swap, write_reference
 from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
-from tests.helpers import make_project
+from tests.helpers import ROOT, make_project
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -142,13 +145,51 @@ def test_what_stops_it_leaves_the_present_one_whole(project, monkeypatch, step, 
     assert json.loads((folder / "reference.json").read_text())["seeds"] == [0, 1]
 
 
+KILLED = """
+    import sys, time
+    from pathlib import Path
+    from tampo.paper import reference
+    from tests.paper import test_reference as fakes
+
+    def stuck(*args):
+        Path(sys.argv[1]).touch()
+        time.sleep(600)
+
+    reference.checkout = Path.cwd
+    reference.run_jobs = lambda *args: None
+    reference.needed_jobs = lambda *args: [fakes.Found()]
+    reference.reproduce = fakes.reproduce
+    reference.pack = stuck
+    reference.write_reference("smoke", [0, 1])
+"""
+
+
+def test_killed_while_it_writes_and_asked_again(project, tmp_path):
+    """SIGKILL at work: the present one is whole, and neither its lock nor what it left stops the next one."""
+    folder = write_reference("smoke")
+    git("add", ".")
+    git("commit", "-qm", "reference")
+    before = content(folder)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "stuck")]
+    writer = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not (tmp_path / "stuck").exists():
+        assert writer.poll() is None
+        time.sleep(0.05)
+    writer.kill()
+    writer.wait()
+    assert content(folder) == before
+    write_reference("smoke", [0, 1])
+    assert json.loads((folder / "reference.json").read_text())["seeds"] == [0, 1]
+
+
 def test_killed_between_the_two_renames_the_old_one_comes_back(tmp_path):
     new, target = tmp_path / ".smoke.new", tmp_path / "smoke"
     for folder, text in ((new, "new"), (target, "old")):
         folder.mkdir()
         (folder / "x").write_text(text)
     target.rename(tmp_path / ".smoke.old")  # what `swap` does first
-    restore(target)
+    with pytest.raises(ConfigError, match="no reference in"):  # it has no reference.json, but it is there again
+        read_about(target)
     assert (target / "x").read_text() == "old"
     swap(new, target)
     assert (target / "x").read_text() == "new"

@@ -180,3 +180,14 @@ def test_identities_know_the_weights_and_share_what_can_be_shared():
     assert base != evaluation_identity(params.evaluation(), "mini", params.training())
     assert base != evaluation_identity(params.evaluation(eval_temperature=0.6), "mini", None)
     json.dumps([one, base], allow_nan=False)
+
+
+def test_the_store_can_lie_elsewhere_and_serves_all_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunStore.of(load_params("smoke")).root == tmp_path / "results" / "smoke" / "runs"
+    monkeypatch.setenv("TAMPO_STORE", str(tmp_path / "scratch"))
+    store = RunStore.of(load_params("smoke", {"output_dir": "elsewhere"}))
+    assert store.root == tmp_path / "scratch" / "smoke"
+    store.make("toy", IDENTITY, builder([]))
+    assert [record.manifest["identity"] for record in RunStore.named("smoke").records()] == [IDENTITY]
+    assert list(RunStore.named("mini").records()) == []
