@@ -297,7 +297,7 @@ def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
     if commit and exact and commit != exact:
         raise DataError(
             f"{name}: revision {exact} of {entry.dataset} is not in the cache (which has {commit}) and the hub cannot "
-            "be reached. Load it once with a network, or leave revision out."
+            f"be reached. Load it once with a network, or give data_revisions {{{name}: {commit}}} to use the copy."
         )
     solution = "If the set changed, pass revision= with an earlier commit, or data_dir= with local files."
     where = f"{name}: {entry.dataset} [{entry.split}], row"
