@@ -16,6 +16,7 @@ from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.inference.evaluate import chosen_benchmarks
 from tampo.runs.hashes import remembered_sha256
 from tampo.runs.training_data import local_model, model_commit
+from tampo.tasks.hub import hub_commit
 from tampo.tasks.mini_model import RECIPES
 from tampo.tasks.suites import get_suite
 
@@ -111,9 +112,12 @@ def _base_content(adapter: Path) -> Any:
     if Path(base).exists():
         return {name: remembered_sha256(file) for name, file in model_files(Path(base))}
     try:
-        return f"commit {model_commit(base)}"
-    except ConfigError as error:
-        raise ConfigError(f"The base of the adapter in {adapter.parent}: {error}") from None
+        return f"commit {hub_commit(base, 'model')}"
+    except LookupError as error:
+        raise ConfigError(
+            f"{adapter}: the base model {base!r} is no folder, and {error}. Check the network, or give "
+            "base_model_name_or_path a folder."
+        ) from None
 
 
 def model_files(path: Path) -> Iterator[tuple[str, Path]]:
