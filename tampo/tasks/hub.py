@@ -1,9 +1,10 @@
 """Commits of models and data sets on the Hugging Face hub, and a model's files: a branch moves, a commit does not."""
 
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -62,21 +63,30 @@ def hub_snapshot(repository: str, commit: str) -> Path:
     Every process of a training run may call it: the hub's library locks each file.
 
     Raises:
-        LookupError: The hub cannot be reached, or does not know the commit, and the cache does not have it.
+        LookupError: The hub cannot be reached, or does not know the commit, and the cache does not have it; or it has
+            no weights.
     """
-    import huggingface_hub
-
-    def download(patterns: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=commit, allow_patterns=patterns, ignore_patterns=_OTHER_FOLDERS
-            )
-        )
-
     try:
-        folder = download(_MODEL_FILES)
+        folder = _snapshot(repository, commit, _MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
-            folder = download(_PICKLED_WEIGHTS)
+            folder = _snapshot(repository, commit, _PICKLED_WEIGHTS)
     except Exception as error:  # errors of huggingface_hub, httpx and the OS have no common class
         raise LookupError(f"commit {commit} of {repository} cannot be loaded ({error})") from error
+    if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", *_PICKLED_WEIGHTS)):
+        raise LookupError(f"commit {commit} of {repository} has no weights, *.safetensors or pytorch_model*.bin")
     return folder
+
+
+def _snapshot(repository: str, commit: str, patterns: list[str]) -> Path:
+    import huggingface_hub
+
+    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": _OTHER_FOLDERS}
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, revision=commit, **options))
+    except Exception:
+        # Some versions ask the hub for its list of files even where the cache has the commit.
+        with suppress(Exception):
+            return Path(
+                huggingface_hub.snapshot_download(repository, revision=commit, local_files_only=True, **options)
+            )
+        raise

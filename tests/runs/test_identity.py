@@ -171,9 +171,7 @@ def test_the_base_of_an_adapter_may_be_on_the_hub(tmp_path, hub):
     hub({"org/base": OTHER})
     assert changed(before, names(folder)) == ALL
     hub({})
-    with pytest.raises(
-        ConfigError, match=r"adapter_config.json: the base model 'org/base' is no folder.*give base"
-    ):
+    with pytest.raises(ConfigError, match=r"adapter_config.json: the base model 'org/base' is no folder.*give base"):
         names(folder)
 
 
