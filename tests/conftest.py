@@ -105,6 +105,8 @@ HEAVY = (
     "runs/test_faults.py",
     "runs/test_interrupts.py",
     "runs/test_jobs.py",
+    "runs/test_pinned.py",
+    "runs/test_processes.py",
     "runs/test_rollouts.py",
     "runs/test_sweep.py",
     "runs/test_tracking.py",
