@@ -311,7 +311,7 @@ def test_a_benchmark_that_is_not_evaluated_does_not_count(model, data):
     before = names(model, **options)
     (data / "aime24.jsonl").unlink()
     assert names(model, **options) == before
-    with pytest.raises(DataError, match=r"Cannot read .*aime24\.jsonl"):
+    with pytest.raises(DataError, match=rf"Cannot read .*aime24\.jsonl: .*Add the file to data_dir, {data}, or"):
         names(model, suite="math", data_dir=str(data))
 
 
