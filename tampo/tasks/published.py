@@ -340,8 +340,8 @@ def published_content(
         return {name: f"commit {hub_commit(table[name].dataset, 'dataset', asked[name])}" for name in asked}
     except OSError as error:
         raise DataError(
-            f"Cannot read {error.filename}: {error.strerror}. Add the file to data_dir, {folder}, or leave data_dir and "
-            f"{DATA_DIR_VARIABLE} unset to load from the Hugging Face hub."
+            f"Cannot read {error.filename}: {error.strerror}. Add the file to data_dir, {folder}, or leave data_dir "
+            f"and {DATA_DIR_VARIABLE} unset to load from the Hugging Face hub."
         ) from error
     except LookupError as error:
         raise DataError(

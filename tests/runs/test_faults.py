@@ -58,7 +58,7 @@ def folders(root, params=PARAMS):
 
 
 def bits(root, params=PARAMS):
-    """Checksums of what a finished run leaves: weights, card, log with its temperatures, rollouts, samples; not times."""
+    """Checksums of what a finished run leaves, without times: weights, card, log, rollouts, samples."""
     training, evaluation = folders(root, params)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
     files = manifests[0]["files"] | manifests[1]["files"]
