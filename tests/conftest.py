@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the suite runs on
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,14 @@ def make_tiny_model(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The remembered hashes of the files of tests, and of the processes they start, stay out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAMPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny"))
@@ -96,6 +105,8 @@ HEAVY = (
     "runs/test_faults.py",
     "runs/test_interrupts.py",
     "runs/test_jobs.py",
+    "runs/test_pinned.py",
+    "runs/test_processes.py",
     "runs/test_rollouts.py",
     "runs/test_sweep.py",
     "runs/test_tracking.py",

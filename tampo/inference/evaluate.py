@@ -39,13 +39,19 @@ def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
         DataError: A published data set is missing or changed.
     """
     suite = get_suite(config.suite)
+    return {
+        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
+        for name in chosen_benchmarks(config)
+    }
+
+
+def chosen_benchmarks(config: EvaluationConfig) -> tuple[str, ...]:
+    """The names of the benchmarks of an evaluation. Raises ConfigError if the suite has no such benchmark."""
+    suite = get_suite(config.suite)
     for name in config.benchmarks:
         if name not in suite.benchmarks:
             raise ConfigError(f"Unknown benchmark {name!r} in benchmarks; known are {', '.join(suite.benchmarks)}.")
-    return {
-        name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
-        for name in config.benchmarks or suite.benchmarks
-    }
+    return config.benchmarks or suite.benchmarks
 
 
 def evaluate(

@@ -118,7 +118,9 @@ def measurements(params: Params) -> dict[str, Measurement]:
         found["evaluation"] = Measurement(
             evaluation_identity(evaluation, params.model, None) | rounds,
             1,
-            partial(measure_evaluation, evaluation, model_folder(params.model), size.long_rounds),
+            partial(
+                measure_evaluation, evaluation, model_folder(params.model, params.model_revision), size.long_rounds
+            ),
         )
     shape, rounds = asdict(size.head), {"rounds": size.part_rounds}
     found["head"] = Measurement(shape | rounds, cores, partial(measure_head, size.head, size.part_rounds))

@@ -6,6 +6,7 @@ which `tampo verify --full` does.
 
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,30 +28,46 @@ def remembered_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, from the cache if the file is large and has not changed since.
 
     The cache is a JSON file in the folder TAMPO_CACHE, by default ~/.cache/tampo. Deleting it is safe.
+
+    Raises:
+        OSError: The file cannot be read.
     """
     status = path.stat()
     if status.st_size < _LARGE:
         return sha256(path)
     key, cache = str(path.resolve()), _cache_file()
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    known = {} if _read_all else _read(cache)
-    if known.get(key, {}).get("state") == state:
-        return str(known[key]["sha256"])
+    # Before the reading, which takes longer than that.
+    fresh = time.time() - max(status.st_mtime, status.st_ctime) <= _FRESH
+    if not _read_all and (known := _read(cache).get(key)) and known["state"] == state:
+        return str(known["sha256"])
     digest = sha256(path)
-    if time.time() - max(status.st_mtime, status.st_ctime) > _FRESH:
+    if not fresh and cache is not None:
         with suppress(OSError):  # a full disk or a home that cannot be written costs time only
             write_json(cache, _read(cache) | {key: {"state": state, "sha256": digest}})
     return digest
 
 
-def _cache_file() -> Path:
+def _cache_file() -> Path | None:
+    """None: the user has no home directory, as in some containers."""
     folder = os.environ.get("TAMPO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tampo")
-    return Path(folder).expanduser() / "hashes.json"
+    with suppress(RuntimeError):
+        return Path(folder).expanduser() / "hashes.json"
+    return None
 
 
-def _read(cache: Path) -> dict[str, dict]:
+def _read(cache: Path | None) -> dict[str, dict]:
+    """The whole entries of the cache; none if it is missing or damaged."""
     try:
-        value = json.loads(cache.read_text(encoding="utf-8"))
+        value = json.loads(cache.read_text(encoding="utf-8")) if cache else None
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return {key: entry for key, entry in value.items() if isinstance(entry, dict) and _is_whole(entry)}
+
+
+def _is_whole(entry: dict) -> bool:
+    state, digest = entry.get("state"), entry.get("sha256")
+    whole = isinstance(state, list) and all(type(number) is int for number in state)
+    return whole and isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None

@@ -8,14 +8,16 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
+from tampo.inference.evaluate import chosen_benchmarks
 from tampo.runs.hashes import remembered_sha256
-from tampo.runs.training_data import model_folder
+from tampo.runs.training_data import local_model, model_commit
 from tampo.tasks.hub import hub_commit
+from tampo.tasks.mini_model import RECIPES
 from tampo.tasks.suites import get_suite
 
 # What is no part of a model, though it lies in its folder: documentation, and the state of a training run.
@@ -27,14 +29,27 @@ _NO_FOLDERS = (".*", "checkpoint-*", "global_step*", "runs", "onnx", "original",
 
 
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
-    """What decides a training run: its parameters, the content of model and data, and the number of processes."""
-    data = get_suite(config.suite).content(True, config.data_dir, config.data_revisions)
+    """What decides a training run: its parameters, the content of model and data, and the number of processes.
+
+    Raises:
+        ConfigError: The model cannot be found, or its folder holds none.
+        DataError: A data set cannot be found.
+    """
+    suite = get_suite(config.suite)
+    benchmarks = suite.benchmarks if config.drop_overlaps else ()  # they decide which problems are left out
+    data = suite.content(True, benchmarks, config.data_dir, config.data_revisions)
     return config.identity() | model_identity(config.model, config.model_revision) | {"data": data}
 
 
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
-    """What decides an evaluation: its parameters, the content of the data, and the model or the run that trained it."""
-    data = get_suite(config.suite).content(False, config.data_dir, config.data_revisions)
+    """What decides an evaluation: its parameters, the content of the data, and the model or the run that trained it.
+
+    Raises:
+        ConfigError: An unknown benchmark, or a model that cannot be found.
+        DataError: A data set cannot be found.
+    """
+    suite = get_suite(config.suite)
+    data = suite.content(False, chosen_benchmarks(config), config.data_dir, config.data_revisions)
     identity = config.identity() | {"data": data}
     if training is None:
         return identity | model_identity(model, config.model_revision)
@@ -49,43 +64,83 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
         revision: Commit, branch or tag of a model on the hub; None: its newest commit.
 
     Raises:
-        ConfigError: A folder that is empty, or a model whose commit cannot be found out.
+        ConfigError: A folder without a model, a file that cannot be read, or a commit that cannot be found out.
     """
-    path = Path(model_folder(model)).expanduser()
-    if path.exists():
-        return {"model": model if str(path) != model else None, "model_content": folder_content(path)}
-    try:
-        return {"model": model, "model_content": f"commit {hub_commit(model, 'model', revision)}"}
-    except LookupError as error:
-        raise ConfigError(
-            f"model {model}: no such folder, and {error}. Check the name and the network, or give model_revision a "
-            "commit."
-        ) from None
+    path = local_model(model)
+    if path is None:
+        return {"model": model, "model_content": f"commit {model_commit(model, revision)}"}
+    return {"model": model if model in RECIPES else None, "model_content": folder_content(path)}
 
 
 def folder_content(path: Path) -> str:
     """A SHA-256 over all files that transformers, peft or vLLM may load from a model's folder.
 
     An adapter's folder names its base model in adapter_config.json: it counts too.
+
+    Raises:
+        ConfigError: The folder holds no model, a file cannot be read, or the base model cannot be found.
     """
-    files = {name: remembered_sha256(file) for name, file in model_files(path)}
-    if not files:
-        raise ConfigError(f"There is no model in the folder {path}: it has no weights and no configuration.")
-    known: dict[str, Any] = {"files": files}
-    if (adapter := path / "adapter_config.json").is_file():
-        settings = json.loads(adapter.read_text(encoding="utf-8"))
-        base, revision = str(settings.get("base_model_name_or_path")), settings.get("revision")
-        known["base"] = model_identity(base, revision)["model_content"]
+    try:
+        known: dict[str, Any] = {"files": {name: remembered_sha256(file) for name, file in model_files(path)}}
+        if not _holds_a_model(known["files"]):
+            raise ConfigError(
+                f"There is no model in the folder {path}: it has neither config.json nor adapter_config.json. Give "
+                "`model` the folder that save_pretrained wrote."
+            )
+        if "adapter_config.json" in known["files"] and "config.json" not in known["files"]:
+            known["base"] = _base_content(path / "adapter_config.json")
+    except OSError as error:
+        raise ConfigError(f"Cannot read {error.filename} of the model {path}: {error.strerror}.") from error
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
+def _holds_a_model(names: Iterable[str]) -> bool:
+    return any(name in ("config.json", "adapter_config.json") or name.endswith(".gguf") for name in names)
+
+
+def _base_content(adapter: Path) -> Any:
+    """What the base model of an adapter is known by.
+
+    transformers reads its name as a folder or as an id on the hub, and there it loads the newest commit.
+    """
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{adapter} names no base_model_name_or_path ({error!r}): restore the file.") from error
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{adapter} has base_model_name_or_path {base!r}: give it a folder or a Hugging Face id.")
+    if Path(base).exists():
+        return {name: remembered_sha256(file) for name, file in model_files(Path(base))}
+    try:
+        return f"commit {hub_commit(base, 'model')}"
+    except LookupError as error:
+        raise ConfigError(
+            f"{adapter}: the base model {base!r} is no folder, and {error}. Check the network, or give "
+            "base_model_name_or_path a folder."
+        ) from None
+
+
 def model_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a model by their path in its folder, sorted; a model may also be one file."""
+    """The files of a model by their path in its folder, sorted; a model may also be one file.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     if path.is_file():
-        yield path.name, path
+        yield f"model{path.suffix}", path  # its name decides nothing
         return
-    for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _matches(name, _NO_FOLDERS))
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=fail):
+        here = Path(folder).resolve()
+        # A link to a folder that it lies in would be followed without end.
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not _matches(name, _NO_FOLDERS) and not here.is_relative_to((here / name).resolve())
+        )
         for name in sorted(names):
             if not _matches(name, _NO_FILES):
                 file = Path(folder, name)

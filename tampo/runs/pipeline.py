@@ -52,14 +52,19 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
     """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None."""
     from tampo.inference.evaluate import evaluate as run_evaluation
     from tampo.inference.evaluate import load_benchmarks, make_engine
-    from tampo.runs.training_data import model_folder
+    from tampo.runs.training_data import local_model, model_folder
 
     trained = None if training is None else train(store, training)
 
     def build(folder: Path) -> dict[str, Any]:
-        weights = model_folder(model) if trained is None else str(trained.folder / "model")
-        benchmarks = load_benchmarks(config)
-        server = {"server": config.vllm_server_base_url} if config.eval_engine == "vllm-server" else {}
+        benchmarks, served = load_benchmarks(config), config.eval_engine == "vllm-server"
+        if trained is not None:
+            weights = str(trained.folder / "model")
+        elif served:  # which has loaded the model and knows it by its name
+            weights = str(local_model(model) or model)
+        else:
+            weights = model_folder(model, config.model_revision)
+        server = {"server": config.vllm_server_base_url} if served else {}
         engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **server)
         samples = run_evaluation(
             engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row), folder / "checkpoints"

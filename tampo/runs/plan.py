@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from tampo.config import ConfigError, Params
-from tampo.runs.training_data import model_folder
+from tampo.runs.training_data import local_model
 
 PAPER_HOURS = 9.9
 PAPER_STEPS, PAPER_ROLLOUTS, PAPER_TOKENS, PAPER_GPUS = 200, 32 * 8, 6000, 8
@@ -116,8 +116,10 @@ def count_parameters(config: PretrainedConfig) -> int:
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
-def model_config(model: str) -> PretrainedConfig:
-    """The config of a model; no network is needed for the models in `KNOWN`.
+def model_config(model: str, revision: str | None = None) -> PretrainedConfig:
+    """The config of a model, without its weights; no network is needed for the models in `KNOWN`.
+
+    `revision` is a commit, branch or tag of a model on the hub.
 
     Raises:
         ConfigError: The config cannot be read.
@@ -125,7 +127,8 @@ def model_config(model: str) -> PretrainedConfig:
     if model in KNOWN:
         return Qwen2Config(**KNOWN[model])  # the vocabulary has the default size
     try:
-        return AutoConfig.from_pretrained(model_folder(model)).get_text_config()
+        # A revision means nothing to a folder, and transformers ignores it there.
+        return AutoConfig.from_pretrained(local_model(model) or model, revision=revision or "main").get_text_config()
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read the sizes of model {model!r}: {error}") from error
 
@@ -137,7 +140,7 @@ def describe(params: Params, gpus: int, zero_stage: int) -> str:
         ConfigError: The GPUs cannot share the rollouts of a step evenly, or the model's sizes are unknown.
     """
     try:
-        result = plan(model_config(params.model), params, gpus, zero_stage)
+        result = plan(model_config(params.model, params.model_revision), params, gpus, zero_stage)
     except (ValueError, AttributeError) as error:
         raise ConfigError(str(error)) from error
     rollouts = params.prompts_per_step * params.num_generations

@@ -46,13 +46,22 @@ class Resources:
     slurm: Mapping[str, str | bool] = field(default_factory=dict)  # options of sbatch; True: without a value
 
     def gpus(self) -> int:
-        """GPUs per job; 0 if accelerate's configuration has `use_cpu`.
+        """GPUs per job; 0 if accelerate's configuration has `use_cpu`. Raises ConfigError as `processes` does."""
+        processes, use_cpu = self._accelerate()
+        return 0 if use_cpu else processes
+
+    def processes(self) -> int:
+        """Processes per training run.
 
         Raises:
             ConfigError: The file cannot be read, has no number of processes, or asks for several machines.
         """
+        return self._accelerate()[0]
+
+    def _accelerate(self) -> tuple[int, bool]:
+        """num_processes and use_cpu of accelerate's configuration."""
         if self.accelerate is None:
-            return 0
+            return 1, True
         try:
             values = yaml.safe_load(self.accelerate.read_text(encoding="utf-8"))
             processes, machines = values["num_processes"], values.get("num_machines", 1)
@@ -62,7 +71,7 @@ class Resources:
             raise ConfigError(f"num_processes in {self.accelerate} must be a positive number, got {processes!r}.")
         if machines != 1:
             raise ConfigError(f"{self.accelerate} asks for {machines} machines; a job has one.")
-        return 0 if values.get("use_cpu") else processes
+        return processes, bool(values.get("use_cpu"))
 
     def launch(self, source: str, changes: Mapping[str, Any]) -> list[str] | None:
         """The command that trains under accelerate, with `changes` of the parameters; None without accelerate."""

@@ -74,6 +74,14 @@ def sweep(
         if name in changes:
             raise ConfigError(f"A sweep sets the parameter {name!r} by {option}.")
     params = load_params(source, changes)
+    if params.rollout_engine != "vllm-server" and params.processes != (started := resources.processes()):
+        where = (
+            f"--accelerate {resources.accelerate} starts" if resources.accelerate else "without --accelerate there are"
+        )
+        raise ConfigError(
+            f"processes is {params.processes}, and {where} {started}. Give --processes {started}, or --accelerate a "
+            f"file with num_processes: {params.processes}."
+        )
     store, runs = RunStore.of(params), Runs()
     for controller in controllers:
         for seed in seeds or params.seeds:

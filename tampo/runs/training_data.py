@@ -1,8 +1,12 @@
 """The inputs of a training run: the model's folder, the problems, and the reward functions."""
 
+import re
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerBase
 
 from tampo.config import ConfigError, TrainingConfig
+from tampo.tasks.hub import hub_commit, hub_snapshot
 from tampo.tasks.mini import Problem
 from tampo.tasks.mini_model import RECIPES, mini_model_path
 from tampo.tasks.overlaps import drop_overlaps, overlaps
@@ -11,10 +15,74 @@ from tampo.tasks.published import Loaded
 from tampo.tasks.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.tasks.suites import Suite, get_suite
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
-def model_folder(model: str) -> str:
-    """What transformers loads for a config's `model`: the folder of a bundled model, else the value itself."""
-    return str(mini_model_path(model)) if model in RECIPES else model
+
+def local_model(model: str) -> Path | None:
+    """The folder of a config's `model`: of one that is shipped, or the user's own; None for a model on the hub.
+
+    The name of a shipped model means that model, even where the working directory has a folder of that name
+    (which is ./mini).
+
+    Raises:
+        ConfigError: It is neither a folder nor the form of an id on the hub.
+        FileNotFoundError: A shipped model is missing.
+    """
+    if model in RECIPES:
+        return mini_model_path(model)
+    path = Path(model).expanduser()  # which transformers does not do
+    if model and path.exists():
+        return path
+    if not _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            f"model {model!r}: there is no such folder, and no id on the Hugging Face hub looks like this. Check the "
+            f"path, or give one that is shipped: {', '.join(RECIPES)}."
+        )
+    return None
+
+
+def model_commit(model: str, revision: str | None = None) -> str:
+    """The commit of a model on the hub; `revision` is a commit, branch or tag, None the newest.
+
+    Raises:
+        ConfigError: It cannot be found out.
+    """
+    try:
+        return hub_commit(model, "model", revision)
+    except LookupError as error:
+        raise ConfigError(
+            f"model {model!r}: there is no such folder, and {error}. Check the name and the network, or give "
+            "model_revision a commit."
+        ) from None
+
+
+def model_folder(model: str, revision: str | None = None) -> str:
+    """The folder that every engine loads for a config's `model` and `model_revision`.
+
+    It is that of a shipped model, the user's own, or the local copy of exactly one commit of a model on the hub, which
+    is downloaded first: else transformers, TRL and vLLM would each load the newest commit.
+
+    Raises:
+        ConfigError: No such folder, a model or commit that cannot be loaded, or an adapter on the hub.
+        FileNotFoundError: A shipped model is missing.
+    """
+    if (path := local_model(model)) is not None:
+        return str(path)
+    commit = model_commit(model, revision)
+    try:
+        folder = hub_snapshot(model, commit)
+    except LookupError as error:
+        raise ConfigError(
+            f"model {model!r}, model_revision {revision!r}: {error}. Check the network, and that model_revision is one "
+            "of this model (null: its newest)."
+        ) from error
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        # Its commit does not determine its base model, which transformers would load from the hub, the newest.
+        raise ConfigError(
+            f"model {model!r} is an adapter on the hub. Download it into a folder and give that: there its base model "
+            "counts too."
+        )
+    return str(folder)
 
 
 def load_training_data(config: TrainingConfig) -> Loaded:

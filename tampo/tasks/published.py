@@ -297,7 +297,7 @@ def _from_hub(name: str, entry: _Set, revision: str | None) -> _Rows:
     if commit and exact and commit != exact:
         raise DataError(
             f"{name}: revision {exact} of {entry.dataset} is not in the cache (which has {commit}) and the hub cannot "
-            "be reached. Load it once with a network, or leave revision out."
+            f"be reached. Load it once with a network, or give data_revisions {{{name}: {commit}}} to use the copy."
         )
     solution = "If the set changed, pass revision= with an earlier commit, or data_dir= with local files."
     where = f"{name}: {entry.dataset} [{entry.split}], row"
@@ -339,8 +339,12 @@ def published_content(
         asked = {name: revisions.get(name) or table[name].revision for name in names}
         return {name: f"commit {hub_commit(table[name].dataset, 'dataset', asked[name])}" for name in asked}
     except OSError as error:
-        raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
+        raise DataError(
+            f"Cannot read {error.filename}: {error.strerror}. Add the file to data_dir, {folder}, or leave data_dir "
+            f"and {DATA_DIR_VARIABLE} unset to load from the Hugging Face hub."
+        ) from error
     except LookupError as error:
         raise DataError(
-            f"{error}. Check the network, or set data_dir or {DATA_DIR_VARIABLE} to a folder of JSONL files."
+            f"{error}. Check the network, give data_revisions a commit, or set data_dir or {DATA_DIR_VARIABLE} to a "
+            "folder of JSONL files."
         ) from None

@@ -28,8 +28,10 @@ class Suite(Protocol):
     def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         """The first `count` problems of one of `benchmarks`, or all."""
 
-    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
-        """What the training set or the benchmarks are known by: SHA-256 of each file, or commit of each set."""
+    def content(
+        self, training: bool, benchmarks: Sequence[str], data_dir: str | None, revisions: Revisions
+    ) -> dict[str, str]:
+        """What the training set, if `training`, and benchmarks are known by: SHA-256 by file, or commit by set."""
 
     def prompt(self, problem: Problem) -> Prompt:
         """The prompt: a text, or messages for a chat template."""
@@ -51,7 +53,9 @@ class _Mini:
     def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         return Loaded(mini.make_problems(name, count or 200, seed, "test"), {"name": name, "seed": seed})
 
-    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
+    def content(
+        self, training: bool, benchmarks: Sequence[str], data_dir: str | None, revisions: Revisions
+    ) -> dict[str, str]:
         return {}  # made from seeds
 
     def prompt(self, problem: Problem) -> Prompt:
@@ -79,11 +83,14 @@ class _Published:
     def benchmark(self, name: str, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         return load_benchmark(name, data_dir=data_dir, revision=revisions.get(name), limit=count)
 
-    def content(self, training: bool, data_dir: str | None, revisions: Revisions) -> dict[str, str]:
+    def content(
+        self, training: bool, benchmarks: Sequence[str], data_dir: str | None, revisions: Revisions
+    ) -> dict[str, str]:
         known = (self._training_set, *self.benchmarks)
         if unknown := sorted(set(revisions) - set(known)):
             raise DataError(f"data_revisions names {', '.join(unknown)}; the sets here are {', '.join(known)}.")
-        return published_content((self._training_set,) if training else self.benchmarks, data_dir, revisions)
+        names = (*((self._training_set,) if training else ()), *benchmarks)
+        return published_content(names, data_dir, revisions)
 
     def prompt(self, problem: Problem) -> Prompt:
         return problem_messages(problem)

@@ -39,7 +39,13 @@ def add_temperature(path: Path, name: str, controller: TemperatureController, ru
 
 
 def add_run(path: Path, identity: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Add the parameters and the provenance of the run to the card at `path`."""
+    """Add the parameters and the provenance of the run to the card at `path`, and a base model on the hub."""
+    if str(identity["model_content"]).startswith("commit "):
+        # Loaded from a folder, the local copy of one commit, which TRL does not know as a model on the hub.
+        card, model = ModelCard.load(path), identity["model"]
+        card.data.base_model = model
+        card.content = card.content.replace("a local model", f"[{model}](https://huggingface.co/{model})", 1)
+        card.save(path)
     _add(path, "Parameters", "What decides the result of this training run, as in `manifest.json`:", identity)
     _add(path, "Provenance", "Commit of tampo, versions and machine:", provenance)
 

@@ -17,7 +17,8 @@ from tampo.config import load_params
 from tampo.files import sha256
 from tampo.runs.checkpoints import last_whole_checkpoint
 from tampo.runs.pipeline import evaluation_identity, training_identity
-from tampo.runs.store import PROGRESS, RunStore
+from tampo.runs.store import PROGRESS, TIMES, RunStore
+from tests.helpers import without_times
 from tests.runs.killed_run import POINTS
 from tests.runs.processes import children
 
@@ -57,7 +58,7 @@ def folders(root, params=PARAMS):
 
 
 def bits(root, params=PARAMS):
-    """Checksums of all that a finished run leaves: weights, card, log with its temperatures, rollouts, samples."""
+    """Checksums of what a finished run leaves, without times: weights, card, log, rollouts, samples."""
     training, evaluation = folders(root, params)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (training, evaluation)]
     files = manifests[0]["files"] | manifests[1]["files"]
@@ -65,7 +66,8 @@ def bits(root, params=PARAMS):
     for folder, manifest in zip((training, evaluation), manifests, strict=True):
         assert all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
         assert not (folder / "checkpoints").exists()
-    return files
+    assert len((training / TIMES).read_text().splitlines()) == 1 + params.max_steps
+    return without_times(files)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tampo.config import load_params
+from tampo.config import ConfigError, load_params
 from tampo.runs.jobs import Job, RunFailed, run_jobs
 from tampo.runs.store import RunStore
 from tampo.runs.workers import Task, Worker, Workers
+from tampo.tasks.mini_model import mini_model_path
+from tests.helpers import without_times
 from tests.runs.processes import children, working_in
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +100,7 @@ def test_the_same_params_give_the_same_bits(finished, tmp_path):
         pd.testing.assert_frame_equal(evaluation.samples(), first_evaluation.samples())
         assert evaluation.manifest["files"] == first_evaluation.manifest["files"]
         if training is not None:
-            assert training.manifest["files"] == first_training.manifest["files"]
+            assert without_times(training.manifest["files"]) == without_times(first_training.manifest["files"])
 
 
 def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
@@ -108,10 +111,18 @@ def test_seeds_differ_in_their_rollouts(finished, params, tmp_path):
 
 
 def test_a_failing_job_says_why_and_where(params, tmp_path):
-    job = Job("lost", params.evaluation(), params.training(model=str(tmp_path / "no-such-model")), "mini")
+    model = shutil.copytree(mini_model_path("mini"), tmp_path / "no-weights")
+    (model / "model.safetensors").unlink()
+    job = Job("lost", params.evaluation(), params.training(model=str(model)), "mini")
     with pytest.raises(RunFailed, match=r"lost failed \(OSError: .*\); the end of .*\.log:") as raised:
         run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
-    assert "no-such-model" in str(raised.value)
+    assert "no-weights" in str(raised.value)
+
+
+def test_a_missing_model_is_refused_before_any_job_starts(params, tmp_path):
+    job = Job("lost", params.evaluation(), params.training(model=str(tmp_path / "no-such-model")), "mini")
+    with pytest.raises(ConfigError, match="no-such-model': there is no such folder"):
+        run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
 
 
 def test_a_worker_that_is_killed_between_two_jobs_or_in_one_is_noticed(finished, params, tmp_path, monkeypatch):

@@ -20,9 +20,11 @@ from tampo.runs.slurm import Resources, Slurm, Work
 from tampo.runs.store import PROGRESS, RunStore
 from tampo.runs.sweep import parse_controllers, sweep
 from tampo.runs.workers import Workers, worker_environment
+from tests.helpers import without_times
 from tests.runs.processes import children, working_in
 
 ROOT = Path(__file__).parents[2]
+ZERO2 = str(ROOT / "params/accelerate/8gpu-zero2.yaml")
 SMALL = {
     "prompts_per_step": 2,
     "per_device_train_batch_size": 16,
@@ -71,7 +73,13 @@ def test_controllers():
         (["--cluster", "slurm"], "There is no Slurm here"),
         (["--accelerate", "no.yaml"], "Cannot read num_processes"),
         (["--accelerate", str(ROOT / "params/accelerate/2nodes-zero3.yaml")], "asks for 2 machines"),
-        (["--accelerate", str(ROOT / "params/accelerate/8gpu-zero2.yaml")], "8 GPUs, and this machine has 2"),
+        (["--accelerate", ZERO2, "--processes=8"], "8 GPUs, and this machine has 2"),
+        (["--accelerate", ZERO2], "processes is 1, and --accelerate"),
+        (["--accelerate", ZERO2], "8gpu-zero2.yaml starts 8. Give --processes 8, or --accelerate a file with num_proc"),
+        (
+            ["--processes=2"],
+            "processes is 2, and without --accelerate there are 1. Give --processes 1, or --acc",
+        ),
     ],
 )
 def test_refusals_start_nothing(words, said, monkeypatch, capsys):
@@ -152,7 +160,8 @@ def test_interrupted_then_resumed_then_found(in_project, expected, monkeypatch, 
     assert table.iloc[1, :4].tolist() == ["linear", 0, "failed", 2]
     assert table.iloc[1, 4:].isna().all()
     for record in expected:
-        assert json.loads((runs / record.name / "manifest.json").read_text())["files"] == record.manifest["files"]
+        files = json.loads((runs / record.name / "manifest.json").read_text())["files"]
+        assert without_times(files) == without_times(record.manifest["files"])
 
     monkeypatch.setattr("tampo.runs.workers.Worker.start", lambda *arguments: pytest.fail("submitted"))
     assert main([*command[4:-1], "tampo"]) == 0
@@ -439,10 +448,11 @@ def test_launch_command(tmp_path):
     assert command[3:7] == ["--config_file", str(config), "--main_process_port", "0"]
     assert command[7:11] == ["-m", "tampo", "train", "params/smoke.yaml"]
     assert load_params("smoke", build_parser().parse_args(command[9:]).overrides) == load_params("smoke", changes)
-    assert Resources(accelerate=config).gpus() == 2
+    assert Resources(accelerate=config).gpus() == Resources(accelerate=config).processes() == 2
     assert Resources().launch("smoke", changes) is None
     config.write_text("num_processes: 2\nuse_cpu: true\n")
-    assert Resources(accelerate=config).gpus() == 0
+    assert (Resources(accelerate=config).gpus(), Resources(accelerate=config).processes()) == (0, 2)
+    assert (Resources().gpus(), Resources().processes()) == (0, 1)
     for text in ("", "[]", "{", "num_processes: none", "num_processes: 0", "{num_processes: 8, num_machines: 2}"):
         config.write_text(text)
         with pytest.raises(ConfigError, match="two.yaml"):

@@ -112,7 +112,7 @@ def hub(monkeypatch):
             calls.append((path, split, revision))
             return rows if isinstance(rows, datasets.Dataset) else datasets.Dataset.from_list(rows)
 
-        def repo_info(self, path, repo_type, revision):
+        def repo_info(self, path, repo_type, revision, timeout):
             return huggingface_hub.DatasetInfo(id=path, sha=revision or COMMIT)
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -301,7 +301,7 @@ def test_a_revision_is_passed_on_and_recorded(hub):
 
 
 def test_where_the_commit_cannot_be_resolved_the_set_is_still_loaded(hub, monkeypatch):
-    def unreachable(self, path, repo_type, revision):
+    def unreachable(self, path, repo_type, revision, timeout):
         raise httpx.ConnectError("no route")
 
     calls = hub(hub_rows("AMC23"))
@@ -353,7 +353,8 @@ def test_offline_another_revision_than_the_cached_one_is_refused(cached):
     # `datasets` itself serves the cached copy, whatever revision it is asked for.
     served = datasets.load_dataset("knoveleng/AMC-23", split="train", revision=OTHER)
     assert COMMIT in served.cache_files[0]["filename"]
-    with pytest.raises(DataError, match=f"revision {OTHER} of knoveleng/AMC-23 is not in the cache .*{COMMIT}"):
+    message = f"revision {OTHER} of knoveleng/AMC-23 is not in the cache .*, or give data_revisions {{AMC23: {COMMIT}}}"
+    with pytest.raises(DataError, match=message):
         load("AMC23", revision=OTHER)
 
 
