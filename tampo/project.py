@@ -30,6 +30,11 @@ def scale_folder(scale: str) -> Path:
     return project_root() / "results" / scale
 
 
+def output_folder(scale: str, changes: Mapping[str, Any], source: str | None = None) -> Path:
+    """results/<scale>, or the folder in it for parameters that differ from the scale's (`folder_name`)."""
+    return scale_folder(scale) / folder_name(changes, source)
+
+
 def folder_name(changes: Mapping[str, Any], source: str | None = None) -> str:
     """What differs from the scale's parameters, as the name of a folder, such as "alpha=0.1,seeds=0-4".
 

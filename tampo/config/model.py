@@ -224,6 +224,11 @@ class Params(TrainingConfig, EvaluationConfig):
         """The values that decide a table or a figure, in JSON types: all but where it goes, and how fast."""
         return self.model_dump(mode="json", exclude={"workers", "output_dir"})
 
+    def changes(self, usual: "Params") -> dict[str, Any]:
+        """The decisive values that differ from those of `usual`."""
+        before = usual.decisive()
+        return {name: value for name, value in self.decisive().items() if value != before[name]}
+
     def training(self, **changes: Any) -> TrainingConfig:
         """The training that these parameters describe, with `changes`."""
         return TrainingConfig(**self.model_dump(include=set(TrainingConfig.model_fields)) | changes)

@@ -12,7 +12,7 @@ from tampo.paper.outputs import (
     refuse_other_parameters,
     results_folder,
 )
-from tampo.project import folder_name, scale_folder
+from tampo.project import output_folder
 
 __all__ = ["notebook_params", "results_folder"]
 
@@ -86,9 +86,9 @@ def _default_source(experiment: Experiment) -> str:
 def _output_folder(params: Params, usual: Params, source: str, experiment: Experiment) -> Path:
     if given := params.output_dir or os.environ.get(OUTPUT_VARIABLE):
         return Path(given).expanduser().resolve()
-    before, now = usual.decisive(), params.decisive()
-    changes = {name: now[name] for name in now if now[name] != before[name]}
-    variants = experiment.variants or {}
-    usual_source = Path(source).stem in (variants.get(params.scale, params.scale),)
-    name = folder_name(changes, None if usual_source else Path(source).stem)
-    return scale_folder(params.scale) / name if name else scale_folder(params.scale)
+    stem = Path(source).stem
+    return output_folder(params.scale, params.changes(usual), None if _is_usual(stem, params, experiment) else stem)
+
+
+def _is_usual(stem: str, params: Params, experiment: Experiment) -> bool:
+    return stem == (experiment.variants or {}).get(params.scale, params.scale)

@@ -26,7 +26,7 @@ from tampo.paper.outputs import (
     read_manifests,
     reference_folder,
 )
-from tampo.project import folder_name, notebook_folder, project_root, scale_folder
+from tampo.project import folder_name, notebook_folder, output_folder, project_root, scale_folder
 from tampo.runs.archive import unpack
 from tampo.runs.jobs import Job, print_line, run_jobs
 from tampo.runs.store import STORE_VARIABLE, MissingRecord, RunStore
@@ -64,7 +64,7 @@ def reproduce(
     start = time.monotonic()
     params = load_params(scale, {"seeds": seeds, "workers": workers})
     chosen = choose(params.scale, only, log)
-    folder = (output_dir or _usual_folder(scale, params)).resolve()
+    folder = (output_dir or output_folder(params.scale, params.changes(load_params(scale)))).resolve()
     run_jobs(RunStore.of(params), needed_jobs(chosen, scale, params), workers, log)
     made = _execute_all(chosen, folder, scale, params, log)
     log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min. Results: {os.path.relpath(folder)}")
@@ -143,11 +143,6 @@ def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> lis
         given = experiment.parameters(scale, params.seeds)
         jobs += experiment.jobs(load_params(given.pop("params"), given))
     return jobs
-
-
-def _usual_folder(scale: str, params: Params) -> Path:
-    changed = params.seeds != load_params(scale).seeds
-    return scale_folder(params.scale) / folder_name({"seeds": params.seeds} if changed else {})
 
 
 def _execute_all(

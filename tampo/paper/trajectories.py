@@ -63,8 +63,12 @@ def choose_model(model: str, scale_model: str = "mini") -> str:
     return "smollm" if shipped and smollm_available() else scale_model
 
 
-def load_language_model(model: str) -> LanguageModel:
+def load_language_model(model: str, revision: str | None = None) -> LanguageModel:
     """Load "smollm", a shipped model ("mini"), a folder or a Hugging Face id; in float32 on a CPU.
+
+    Args:
+        model: Its name.
+        revision: Commit, branch or tag of a model on the hub; None: the newest.
 
     Raises:
         FileNotFoundError: "smollm" is not installed, or a shipped model is missing.
@@ -76,7 +80,7 @@ def load_language_model(model: str) -> LanguageModel:
         title = SMOLLM_TITLE
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder, dtype = model_folder(model), torch.float32 if device == "cpu" else "auto"
+        folder, dtype = model_folder(model, revision), torch.float32 if device == "cpu" else "auto"
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         title = "mini model" if model == "mini" else model

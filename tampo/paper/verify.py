@@ -48,10 +48,10 @@ def verify(
         ConfigError: No reference or no results there, an unknown notebook, another version's reference, or other
             parameters than the reference's in all results.
     """
-    here, there = read_manifests(folder), read_manifests(reference)
+    here = read_manifests(folder)
     if not here:
         raise ConfigError(f"There are no results in {folder}. `tampo reproduce` and the notebooks make them.")
-    about = read_about(reference)
+    about, there = read_about(reference), read_manifests(reference)
     made_by, this = about["versions"]["tampo"], metadata.version("tampo")
     if made_by != this and not allow_version:
         raise ConfigError(

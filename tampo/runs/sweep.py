@@ -4,14 +4,16 @@ import difflib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tampo.config import ConfigError, load_params
+from tampo.config import ConfigError, Params, load_params
 from tampo.controllers.registry import CONTROLLERS
 from tampo.files import atomic_path
 from tampo.inference.evaluate import problem_scores
+from tampo.project import output_folder
 from tampo.runs.jobs import Job, Run, follow, print_line
 from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
@@ -60,7 +62,8 @@ def sweep(
         every: Minimum seconds between two tables; twelve times that while no state changes.
 
     Returns:
-        The content of results/<scale>/sweep.csv: one row per run with controller, seed, state ("found", "done" or
+        The content of sweep.csv in `output_dir`, by default results/<scale> or a folder in it that is named by what
+        differs (parameters, seeds, controllers): one row per run with controller, seed, state ("found", "done" or
         "failed"), attempts, the names of its records (training, evaluation), and its scores in percent, averaged over
         the benchmarks.
 
@@ -108,7 +111,7 @@ def sweep(
 
     follow(list(runs.values()), store, backend, report, ATTEMPTS)
     results = _results(runs)
-    path = store.root.parent / "sweep.csv"
+    path = _folder(source, params, controllers, seeds) / "sweep.csv"
     with atomic_path(path) as temporary:
         results.to_csv(temporary, index=False)
     log(_states(runs, store))
@@ -119,6 +122,18 @@ def sweep(
         log(scores.to_string(index=False))
     log(f"Runs: {os.path.relpath(path)}")
     return results
+
+
+def _folder(source: str, params: Params, controllers: Sequence[str], seeds: Sequence[int] | None) -> Path:
+    if params.output_dir:
+        return Path(params.output_dir).expanduser()
+    usual, stem = load_params(source), Path(source).stem
+    changes = params.changes(usual)
+    if seeds and tuple(seeds) != usual.seeds:
+        changes["seeds"] = list(seeds)
+    if set(controllers) != set(CONTROLLERS):
+        changes["controllers"] = list(controllers)
+    return output_folder(params.scale, changes, None if stem == params.scale else stem)
 
 
 def _states(runs: Runs, store: RunStore) -> str:

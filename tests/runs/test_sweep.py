@@ -154,7 +154,9 @@ def test_interrupted_then_resumed_then_found(in_project, expected, monkeypatch, 
     assert re.search(r"RunFailed: .* ended with exit status 3", report[2])
 
     names = [record.name for record in expected]
-    table = pd.read_csv(in_project / "results" / "smoke" / "sweep.csv")
+    (path,) = (in_project / "results" / "smoke").glob("*/sweep.csv")
+    assert "controllers=tampo+linear" in path.parent.name, "another sweep's table has another folder"
+    table = pd.read_csv(path)
     assert table.columns.tolist()[6:] == ["pass@1", "avg@4", "pass@4"]
     assert table.iloc[0, :6].tolist() == ["tampo", 0, "done", 1, *names]
     assert table.iloc[1, :4].tolist() == ["linear", 0, "failed", 2]
