@@ -115,7 +115,11 @@ def compare_notebook(notebook: str, here: Path, there: Path, intervals: Path | N
         if not (here / file).is_file():
             yield Item(notebook, file, "", Status.DIFFERENT, "missing", "a file")
             continue
-        one, other = _read(here / file), _read(path)
+        try:
+            one, other = _read(here / file), _read(path)
+        except ValueError as error:  # what pandas raises for text that is no table, or no UTF-8
+            yield Item(notebook, file, "", Status.DIFFERENT, f"unreadable, {error}", "a table")
+            continue
         bounds = _read(intervals / file) if intervals and (intervals / file).is_file() else other
         timed = (lambda row: True) if experiment.alone else (lambda row: row.startswith(TIME_CLAIM))
         for item in compare_tables(notebook, file, one, other, bounds):

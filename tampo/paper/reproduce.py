@@ -25,6 +25,7 @@ from tampo.paper.outputs import (
     read_about,
     read_manifests,
     reference_folder,
+    refuse_other_parameters,
 )
 from tampo.project import folder_name, notebook_folder, output_folder, project_root, scale_folder
 from tampo.runs.archive import unpack
@@ -65,6 +66,8 @@ def reproduce(
     params = load_params(scale, {"seeds": seeds, "workers": workers})
     chosen = choose(params.scale, only, log)
     folder = (output_dir or output_folder(params.scale, params.changes(load_params(scale)))).resolve()
+    for experiment in chosen:  # before hours of training
+        refuse_other_parameters(_params_of(experiment, scale, params, folder), experiment.notebook)
     run_jobs(RunStore.of(params), needed_jobs(chosen, scale, params), workers, log)
     made = _execute_all(chosen, folder, scale, params, log)
     log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min. Results: {os.path.relpath(folder)}")
@@ -96,8 +99,12 @@ def from_reference(
     params = load_params(scale, {"seeds": seeds or about["seeds"]})
     other_seeds = {"seeds": params.seeds} if list(params.seeds) != about["seeds"] else {}
     usual = scale_folder(scale) / "from-reference" / folder_name(other_seeds)
-    there = read_manifests(reference)
-    chosen = [e for e in choose(scale, only, log) if e.notebook in there and not e.needs_texts]
+    there, chosen = read_manifests(reference), []
+    for experiment in choose(scale, only, log):
+        if experiment.needs_texts or experiment.notebook not in there:
+            log(f"{experiment.notebook} is skipped: the reference has not all that it needs.")
+        else:
+            chosen.append(experiment)
     with archived_store(reference, scale) as store:
         for job in needed_jobs(chosen, scale, params):
             if job.find(store) is None:
@@ -134,6 +141,12 @@ def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_l
             continue
         chosen.append(experiment)
     return chosen
+
+
+def _params_of(experiment: Experiment, scale: str, params: Params, folder: Path) -> Params:
+    """The parameters that a notebook will have, as `notebook_params` reads them."""
+    given = experiment.parameters(scale, params.seeds)
+    return load_params(given.pop("params"), experiment.settings | given | {"output_dir": str(folder)})
 
 
 def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> list[Job]:

@@ -10,6 +10,7 @@ from tampo.config import ConfigError, load_params
 from tampo.paper import reproduce as module
 from tampo.paper.experiments import EXPERIMENTS, Experiment
 from tampo.paper.reproduce import NotebookFailed, execute, reproduce
+from tampo.runs.provenance import write_manifest
 from tests.helpers import make_project
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,14 @@ def test_all_runs_are_made_at_once_and_before_the_notebooks(monkeypatch):
     reproduce("paper", only=["study_exploration", "table5"], log=messages.append)
     assert "study_exploration is skipped: it has no parameters for the scale paper." in messages
     assert executed[3:] == ["table5"]
+
+
+def test_results_of_other_parameters_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "run_jobs", lambda *args: pytest.fail("it trains"))
+    params = load_params("smoke", {"seeds": [0, 1], "output_dir": str(tmp_path)})
+    write_manifest(tmp_path / "tables", "table1", params, {})
+    with pytest.raises(ConfigError, match=r"made with other parameters \(seeds \[0, 1\] there, \[0\] now"):
+        reproduce("smoke", seeds=[0], only=["table1"], output_dir=tmp_path)
 
 
 def test_refusals(capsys):

@@ -127,6 +127,10 @@ def remove_curve(folder):
     (folder / "figures" / "fig3.rewards.csv").unlink()
 
 
+def break_table(folder):
+    (folder / "tables" / "table1.csv").write_bytes(b"\xff\xfe not a table")
+
+
 def break_manifest(folder):
     (folder / "figures" / f"fig3{MANIFEST_ENDING}").write_text('{"params": ')
 
@@ -147,6 +151,7 @@ def break_entries(folder):
         (break_number, ["tables/table1.csv:", "changed", "99.9000 here, 47.9000 in the reference"]),
         (break_text, ["tables/table1.md:", "changed"]),
         (break_curve, ["figures/fig3.rewards.csv:", "changed", "reward: 0.9 here, 0.4 in the reference"]),
+        (break_table, ["tables/table1.csv:", "changed", "unreadable"]),
         (remove_curve, ["figures/fig3.rewards.csv:", "removed"]),
         (break_manifest, ["figures/fig3.manifest.json:", "damaged"]),
         (break_parameters, ["figures/fig3.manifest.json:", "parameters changed"]),
