@@ -21,10 +21,7 @@ from tampo.tasks import mini, published
 from tampo.tasks.overlaps import overlaps
 from tests.helpers import ROOT
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))  # README.md can be added
-
-# Paths that pages name before they are written. Empty this set when the committed reference results are there.
-EXPECTED_LATER = {"results/reference/mini", "results/reference/mini/README.md"}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 OTHER_PROGRAMS = {"--torch-backend"}  # options of uv, in running text
 
@@ -82,11 +79,6 @@ SETS = published._BENCHMARKS | published._TRAINING
 COLUMNS = {column for known in SETS.values() for form in (known.hub, known.local) for column in form.columns}
 
 
-def test_paths_expected_later_are_not_there_yet():
-    assert not {path for path in EXPECTED_LATER if (ROOT / path).exists()}, "take these out of EXPECTED_LATER"
-    assert all(path.startswith("results/reference/") for path in EXPECTED_LATER)
-
-
 @pages
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
@@ -94,8 +86,6 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if str(target.relative_to(ROOT)) in EXPECTED_LATER:
-            continue
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", text_of(target), re.MULTILINE)
@@ -108,7 +98,7 @@ def test_paths_exist(page):
     rooms = r"(?:params|tampo|notebooks|tests|docs|\.ci|results/reference)/[\w./-]*"
     for path in re.findall(rf"(?<![\w/.<>-])({rooms})", code):
         path = path.removesuffix("NAME.ipynb")  # any notebook
-        assert path.rstrip("/") in EXPECTED_LATER or (ROOT / path).exists(), path
+        assert (ROOT / path).exists(), path
 
 
 @pages
