@@ -243,8 +243,8 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
     assert "exists already" in run([bin_ / "tampo", "init", str(work)], empty, status=2)
     command = [bin_ / "python", "-m", "papermill", "notebooks/table1.ipynb", "out.ipynb", "-p", "params", "smoke"]
     run(command, work)
-    assert (work / "results" / "smoke" / "table1.md").is_file()
-    assert str(work / "results") not in (work / "results" / "smoke" / "table1.manifest.json").read_text()
+    assert (work / "results" / "smoke" / "tables" / "table1.md").is_file()
+    assert str(work / "results") not in (work / "results" / "smoke" / "tables" / "table1.manifest.json").read_text()
 
 
 def test_numpy_alone_gives_the_method(wheel, tmp_path):

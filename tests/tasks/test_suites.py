@@ -24,7 +24,7 @@ def test_contract(name):
     suite = get_suite(name)
     assert len(suite.benchmarks) == (1 if name in ("mini-choice", "ecqa") else 5)
     for benchmark in suite.benchmarks:
-        problems = suite.benchmark(benchmark, 3, 0, DATA, None).problems
+        problems = suite.benchmark(benchmark, 3, 0, DATA, {}).problems
         assert len(problems) == 3
         assert all(problem.task == benchmark for problem in problems)
         right = [f"\\boxed{{{problem.answer}}}" for problem in problems]
@@ -33,7 +33,7 @@ def test_contract(name):
         prompt = suite.prompt(problems[0])
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         assert problems[0].question in text
-    assert suite.training(2, 0, DATA, None).problems
+    assert suite.training(2, 0, DATA, {}).problems
 
 
 def test_unknown_suite():
@@ -45,11 +45,11 @@ def test_unknown_suite():
 def test_published_sets_are_known_by_their_content(tmp_path):
     params = load_params("paper", {"data_dir": DATA})
     suite = get_suite("math")
-    digests = suite.digests(False, DATA)
+    digests = suite.content(False, suite.benchmarks, DATA, {})
     assert len(digests) == 5
     assert "data_dir" not in params.training().identity()
-    assert suite.digests(True, DATA).keys() & digests.keys() == set()
-    assert get_suite("mini").digests(True, DATA) == {}
+    assert suite.content(True, (), DATA, {}).keys() & digests.keys() == set()
+    assert get_suite("mini").content(True, (), DATA, {}) == {}
     assert DATA not in str(params.evaluation().identity())
 
 
