@@ -205,12 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = load_params(options.scale)
+        refuse_other_parameters(params, "overhead")  # before minutes of measuring
     except ConfigError as error:
         print(f"tampo.paper.bench: {error}", file=sys.stderr)
         return 2
     found = run_benchmarks(params, again=options.again)
     folder = results_folder(params, "overhead")
-    refuse_other_parameters(params, "overhead")
     paths = write_benchmarks(found, folder)
     write_manifest(folder, "overhead", params, found.manifests)
     print(paths[1].read_text(encoding="utf-8"))

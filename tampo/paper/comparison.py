@@ -19,6 +19,7 @@ from tampo.files import sha256
 from tampo.paper.claims import TIME_CLAIM
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.runs.provenance import MANIFEST_ENDING, params_hash
+from tampo.runs.store import TIMES
 
 
 class Status(StrEnum):
@@ -190,7 +191,7 @@ def equal_records(here: dict[str, Any], there: dict[str, Any]) -> dict[str, bool
 
 
 def _bits(record: dict[str, Any]) -> dict[str, str]:
-    return {name: digest for name, digest in record["files"].items() if not name.endswith(("times.csv", "README.md"))}
+    return {name: digest for name, digest in record["files"].items() if not name.endswith((TIMES, "README.md"))}
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -58,6 +58,8 @@ def verify(
             f"The reference in {reference} was made by tampo {made_by}, and this is {this}: "
             "compare with --allow-version."
         )
+    if full:
+        read_all()
     found = Comparison()
     for experiment in choose(about["scale"], only, log=lambda line: None):
         name = experiment.notebook
@@ -172,7 +174,6 @@ def _tables(
 
 def _read_records(found: Comparison, name: str, scale: str, manifest: dict[str, Any]) -> None:
     """Read every file of the records in the store."""
-    read_all()
     store = RunStore.named(scale)
     for record, entry in manifest["records"].items():
         there = store.load(entry["kind"], entry["identity"])

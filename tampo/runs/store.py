@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from tampo.config import Params
 from tampo.files import checksums, write_json
-from tampo.project import project_root
+from tampo.project import scale_folder
 from tampo.runs.hardware import EnergyMeter
 from tampo.runs.hashes import remembered_sha256
 from tampo.runs.provenance import provenance
@@ -99,7 +99,7 @@ class RunStore:
         """As `of`, by the scale's name."""
         if elsewhere := os.environ.get(STORE_VARIABLE):
             return cls(Path(elsewhere).expanduser().resolve() / scale)
-        return cls(project_root() / "results" / scale / "runs")
+        return cls(scale_folder(scale) / "runs")
 
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:
         """The folder of a record, which need not exist."""
