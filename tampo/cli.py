@@ -11,6 +11,7 @@ from typing import Any
 from tampo import __version__
 from tampo.extras import extra
 from tampo.options import ParameterParser, UsageError
+from tampo.project import BadPath
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -138,7 +139,7 @@ def _add_sweep(commands: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs of a sweep that
     failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
-    expected: tuple[type[Exception], ...] = (UsageError, ImportError, FileExistsError)
+    expected: tuple[type[Exception], ...] = (UsageError, ImportError, FileExistsError, BadPath)
     try:
         options = build_parser().parse_args(arguments)
         if options.command != "init":
@@ -166,9 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _init(options: argparse.Namespace) -> None:
-    from tampo.project import init_project
+    from tampo.project import init_project, user_path
 
-    folder = Path(options.folder).expanduser()
+    folder = user_path(options.folder, "the folder")
     for written in init_project(folder, __version__):
         print(f"Written: {written}")
     print(f"Next: cd {folder}, then `jupyter lab`, or `papermill notebooks/table1.ipynb table1.ipynb -p params smoke`.")
@@ -233,11 +234,12 @@ def _reproduce(options: argparse.Namespace) -> None:
     from tampo.config import ConfigError, load_params
     from tampo.paper.reference import write_reference
     from tampo.paper.reproduce import from_reference, reproduce
+    from tampo.project import user_path
 
     params = load_params(options.params, {"seeds": options.seeds, "workers": options.workers})
     load_params(options.params, {"output_dir": options.output_dir})  # refuses a remote folder
     seeds = params.seeds if options.seeds else None
-    output = Path(options.output_dir).expanduser() if options.output_dir else None
+    output = user_path(options.output_dir, "--output-dir") if options.output_dir else None
     if options.reference:
         if options.only or output:
             raise ConfigError("--reference writes all of results/reference/SCALE: leave --only and --output-dir out.")

@@ -16,6 +16,10 @@ _FOLDERS = ("params", "notebooks")
 _LONGEST = 80  # characters of a folder's name
 
 
+class BadPath(ValueError):
+    """A text that a user gave as a path cannot be one."""
+
+
 def project_root() -> Path:
     """The folder that results/ is in: the nearest one at or above the working directory with the marker.
 
@@ -23,6 +27,18 @@ def project_root() -> Path:
     """
     here = Path.cwd().resolve()
     return next((folder for folder in (here, *here.parents) if (folder / MARKER).is_file()), here)
+
+
+def user_path(path: str | Path, name: str) -> Path:
+    """The absolute path of what a user gave as `name`, with ~ expanded.
+
+    Raises:
+        BadPath: It cannot be one, such as "~nobody/results"; the message has the name and the reason.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; a null character
+        raise BadPath(f"{name} {str(path)[:100]!r} cannot be used: {error}") from error
 
 
 def scale_folder(scale: str) -> Path:

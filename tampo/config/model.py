@@ -7,13 +7,14 @@ evaluation produce, and so what their records are known by.
 import re
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from tampo.config.text import expand_ranges, list_items, mapping
+from tampo.config.text import expand_ranges, list_items, mapping, refuse_null_characters
 from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, resolved
 from tampo.controllers.registry import CONTROLLERS, configure
 from tampo.controllers.schedules import Fixed
 from tampo.controllers.tampo import TAMPO
 from tampo.extras import extra
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
+from tampo.project import user_path
 
 with extra("reproduce"):
     from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -41,6 +42,7 @@ class _Flat(BaseModel):
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
         """Text means the same wherever it comes from: a YAML file, the command line, `papermill -p` or `-y`."""
+        refuse_null_characters(value)
         annotation = cls.model_fields[str(info.field_name)].annotation
         if get_origin(annotation) is tuple:
             items = list_items(value)
@@ -67,6 +69,13 @@ class _DataConfig(_Flat):
     vllm_server_base_url: str = Field(
         "http://127.0.0.1:8000", description="Address of the server of the vllm-server engines."
     )
+
+    @field_validator("data_dir", "model", "output_dir", check_fields=False)
+    @classmethod
+    def _usable_path(cls, value: str | None) -> str | None:
+        if value is not None:
+            user_path(value, "the path")
+        return value
 
 
 class TrainingConfig(_DataConfig):

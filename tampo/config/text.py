@@ -12,6 +12,17 @@ with extra("reproduce"):
 MAX_SEEDS = 1000
 
 
+def refuse_null_characters(value: Any) -> None:
+    """Raise ValueError if a text, or one in a list or mapping, has a null character, which no file name can have."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must not have a null character")
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            refuse_null_characters(item)
+
+
 def mapping(value: Any) -> Any:
     """A mapping, which may be text: {start_temperature: 0.8}, as YAML or JSON write it. None is an empty one."""
     if not isinstance(value, str):

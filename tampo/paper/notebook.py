@@ -12,7 +12,7 @@ from tampo.paper.outputs import (
     refuse_other_parameters,
     results_folder,
 )
-from tampo.project import output_folder
+from tampo.project import output_folder, user_path
 
 __all__ = ["notebook_params", "results_folder"]
 
@@ -85,7 +85,7 @@ def _default_source(experiment: Experiment) -> str:
 
 def _output_folder(params: Params, usual: Params, source: str, experiment: Experiment) -> Path:
     if given := params.output_dir or os.environ.get(OUTPUT_VARIABLE):
-        return Path(given).expanduser().resolve()
+        return user_path(given, f"output_dir, or {OUTPUT_VARIABLE}")
     stem = Path(source).stem
     return output_folder(params.scale, params.changes(usual), None if _is_usual(stem, params, experiment) else stem)
 

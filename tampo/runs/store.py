@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from tampo.config import Params
 from tampo.files import checksums, write_json
-from tampo.project import scale_folder
+from tampo.project import scale_folder, user_path
 from tampo.runs.hardware import EnergyMeter
 from tampo.runs.hashes import remembered_sha256
 from tampo.runs.provenance import provenance
@@ -98,7 +98,7 @@ class RunStore:
     def named(cls, scale: str) -> "RunStore":
         """As `of`, by the scale's name."""
         if elsewhere := os.environ.get(STORE_VARIABLE):
-            return cls(Path(elsewhere).expanduser().resolve() / scale)
+            return cls(user_path(elsewhere, STORE_VARIABLE) / scale)
         return cls(scale_folder(scale) / "runs")
 
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:

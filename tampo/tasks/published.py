@@ -19,6 +19,7 @@ from typing import Any
 
 from tampo.files import sha256
 from tampo.grading.answers import find_boxed
+from tampo.project import user_path
 from tampo.tasks.hub import COMMIT, hub_commit
 from tampo.tasks.mini import LETTERS, Problem
 
@@ -271,7 +272,7 @@ _Rows = tuple[list[_Row], dict[str, str], str | None]  # rows, sha256 of files, 
 
 
 def _from_files(name: str, entry: _Set, folder: Path) -> _Rows:
-    paths = [folder.expanduser() / file for file in entry.files]
+    paths = [user_path(folder, "data_dir") / file for file in entry.files]
     rows = [_Row(v, f"{name}: {path}, line {n}", "Restore the file.") for path in paths for n, v in read_jsonl(path)]
     return rows, {path.name: sha256(path) for path in paths}, None
 
@@ -335,7 +336,7 @@ def published_content(
     try:
         if folder:
             files = [file for name in names for file in table[name].files]
-            return {file: sha256(Path(folder).expanduser() / file) for file in files}
+            return {file: sha256(user_path(folder, "data_dir") / file) for file in files}
         asked = {name: revisions.get(name) or table[name].revision for name in names}
         return {name: f"commit {hub_commit(table[name].dataset, 'dataset', asked[name])}" for name in asked}
     except OSError as error:

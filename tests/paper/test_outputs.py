@@ -8,8 +8,9 @@ from tampo.config import ConfigError, load_params
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.notebook import notebook_params, results_folder
 from tampo.paper.outputs import OUTPUT_VARIABLE, manifest_name, read_about, reference_folder
-from tampo.project import folder_name, scale_folder
+from tampo.project import BadPath, folder_name, scale_folder
 from tampo.runs.provenance import write_manifest
+from tampo.runs.store import STORE_VARIABLE, RunStore
 from tests.helpers import make_project
 
 
@@ -111,3 +112,18 @@ def test_every_file_has_its_notebooks_manifest():
     assert manifest_name("controllers_scores") == "controllers.manifest.json"
     assert manifest_name("study_exploration_optimal") == "study_exploration.manifest.json"
     assert manifest_name("study_likelihood.optima") == "study_likelihood.manifest.json"
+
+
+@pytest.mark.parametrize("bad", ["~no-such-user/results", "results\0"])
+def test_a_text_that_cannot_be_a_path_is_refused_by_the_name_of_the_parameter(bad, monkeypatch):
+    for name in ("output_dir", "data_dir", "model"):
+        with pytest.raises(ConfigError, match=name):
+            load_params("mini", {name: bad})
+    if "\0" in bad:
+        return  # the system takes no such variable
+    monkeypatch.setenv(OUTPUT_VARIABLE, bad)
+    with pytest.raises(BadPath, match=OUTPUT_VARIABLE):
+        notebook_params({"params": "mini"}, "table1")
+    monkeypatch.setenv(STORE_VARIABLE, bad)
+    with pytest.raises(BadPath, match=STORE_VARIABLE):
+        RunStore.named("mini")

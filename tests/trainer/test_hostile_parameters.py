@@ -19,7 +19,7 @@ NUMBERS = st.one_of(
     st.integers(), st.floats(), st.sampled_from([0, -1, 1e308, -0.0, math.nan, math.inf, -math.inf, 10**400])
 )
 WORDS = st.one_of(
-    st.text(max_size=20), st.sampled_from(["", "nan", "1e9", "../..", "None", "\x00", "0,0", "a,b", "😀"])
+    st.text(max_size=20), st.sampled_from(["", "nan", "1e9", "../..", "None", "\x00", "~nobody/x", "0,0", "a,b", "😀"])
 )
 PLAIN = st.one_of(st.booleans(), NUMBERS, WORDS)
 ANYTHING = st.one_of(PLAIN, st.lists(PLAIN, max_size=4), st.dictionaries(WORDS, PLAIN, max_size=2))
