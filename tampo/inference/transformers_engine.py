@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tampo.decoding import decoding_rules
 from tampo.inference.sampling import sample_completions
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -54,6 +55,9 @@ class TransformersEngine:
         model: A folder or a Hugging Face id.
         batch: Completions per batch.
         device: By default a GPU if there is one.
+
+    Raises:
+        ValueError: No token ends a completion (`tampo.decoding.decoding_rules`).
     """
 
     seeded_by = "sample"
@@ -63,6 +67,7 @@ class TransformersEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
+        decoding_rules(self.model, self.tokenizer)  # raises
         self._batch = batch
 
     def generate(
@@ -93,15 +98,18 @@ def sample_tokens(
 ) -> list[tuple[list[int], bool]]:
     """One completion per prompt, all in one batch (`sample_completions`), each with its own seed.
 
-    Prompts are complete texts: no special token is added. torch's global generator is not used.
+    Prompts are complete texts: no special token is added. torch's global generator is not used. Completions end at
+    the `decoding_rules` of the model and its tokenizer.
 
     Returns:
         For each prompt its token ids, with the end token, and whether the limit truncated it.
+
+    Raises:
+        ValueError: No token ends a completion.
     """
-    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
-    ends = ends if isinstance(ends, list) else [ends]
+    rules = decoding_rules(model, tokenizer)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     uniforms = [torch.rand(max_tokens, dtype=torch.double, generator=generator) for generator in generators]
     ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    sampled = sample_completions(model, ids, temperature, max_tokens, ends, torch.stack(uniforms))
-    return [(tokens, tokens[-1] not in ends) for tokens in sampled]
+    sampled = sample_completions(model, ids, temperature, max_tokens, rules.ends, torch.stack(uniforms))
+    return [(tokens, rules.truncated(tokens)) for tokens in sampled]

@@ -12,10 +12,12 @@ import httpx
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
+from tampo.decoding import DecodingRules, decoding_rules
 from tampo.inference.transformers_engine import DEFAULT_SERVER, Completion, derive_seed
 
 # Sampling from the tempered softmax only. A server would take missing values from the model's generation_config.json.
-_PLAIN_SAMPLING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+# "ignore_eos" leaves the end to the engines' stop_token_ids: vLLM has end tokens of its own, which `serve` can change.
+_PLAIN_SAMPLING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
 
 
 class VLLMEngine:
@@ -29,6 +31,7 @@ class VLLMEngine:
 
     Raises:
         ImportError: vLLM is not installed, or cannot be loaded.
+        ValueError: No token ends a completion (`tampo.decoding.decoding_rules`).
     """
 
     seeded_by = "prompt"  # the samples of a prompt share a request
@@ -50,6 +53,7 @@ class VLLMEngine:
             options.setdefault("enable_chunked_prefill", False)
         self._sampling_params = SamplingParams
         self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self._rules = decoding_rules(model, self.tokenizer)
         self._llm = LLM(model=model, **({"max_num_seqs": batch, "enable_prefix_caching": True} | options))
 
     def generate(
@@ -63,6 +67,7 @@ class VLLMEngine:
                 temperature=temperature,
                 max_tokens=max_tokens,
                 seed=derive_seed(seed, i),
+                stop_token_ids=list(self._rules.ends),
                 detokenize=False,  # decoded here, as in TransformersEngine
                 **_PLAIN_SAMPLING,
             )
@@ -70,18 +75,12 @@ class VLLMEngine:
         ]
         ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
         outputs = self._llm.generate([{"prompt_token_ids": row} for row in ids], params, use_tqdm=False)
-        return [self._completions(output.outputs) for output in outputs]
+        rows = [[sample.token_ids for sample in output.outputs] for output in outputs]
+        return [_completions(self.tokenizer, self._rules, samples) for samples in rows]
 
     def close(self) -> None:
         """Stop vLLM's processes and free their memory; the engine cannot be used afterwards."""
         self._llm.llm_engine.engine_core.shutdown()
-
-    def _completions(self, samples: list[Any]) -> list[Completion]:
-        texts = self.tokenizer.batch_decode([sample.token_ids for sample in samples], skip_special_tokens=True)
-        return [
-            Completion(text, len(sample.token_ids), sample.finish_reason == "length")
-            for text, sample in zip(texts, samples, strict=True)
-        ]
 
 
 class VLLMServerEngine:
@@ -97,7 +96,7 @@ class VLLMServerEngine:
 
     Raises:
         ConnectionError: No server answers; `generate` raises it, too.
-        ValueError: The server has another model.
+        ValueError: The server has another model, or no token ends a completion.
         RuntimeError: From `generate`: the server refuses a request.
     """
 
@@ -115,19 +114,22 @@ class VLLMServerEngine:
             served = ", ".join(repr(card["id"]) for card in cards)
             raise ValueError(f"The server at {self._server} serves {served}, not {model!r}.")
         self._name = found[0]["id"]
-        self.tokenizer = AutoTokenizer.from_pretrained(found[0].get("root") or model)  # the name may be an alias
+        folder = found[0].get("root") or model  # the name may be an alias
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._rules = decoding_rules(folder, self.tokenizer)
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         settings = {"model": self._name, "n": samples, "temperature": temperature, "max_tokens": max_tokens}
-        settings |= _PLAIN_SAMPLING | {"return_token_ids": True, "add_special_tokens": False}
+        settings |= _PLAIN_SAMPLING | {"stop_token_ids": list(self._rules.ends)}
+        settings |= {"return_token_ids": True, "add_special_tokens": False}
 
         def complete(i: int) -> list[Completion]:
             request = settings | {"prompt": prompts[i], "seed": derive_seed(seed, i)}
             choices = self._call("POST", "/v1/completions", request)["choices"]
             choices.sort(key=lambda choice: choice["index"])
-            return [Completion(c["text"], len(c["token_ids"]), c["finish_reason"] == "length") for c in choices]
+            return _completions(self.tokenizer, self._rules, [choice["token_ids"] for choice in choices])
 
         with ThreadPoolExecutor(max(1, self._batch // samples)) as pool:
             return list(pool.map(complete, range(len(prompts))))
@@ -143,3 +145,9 @@ class VLLMServerEngine:
         if response.is_error:
             raise RuntimeError(f"{self._server}{path} answered {response.status_code}: {response.text[:1000]}")
         return response.json()
+
+
+def _completions(tokenizer: Any, rules: DecodingRules, samples: list[list[int]]) -> list[Completion]:
+    """Decoded here, as in TransformersEngine: a server's text lacks an end token that is not a special token."""
+    texts = tokenizer.batch_decode([list(tokens) for tokens in samples], skip_special_tokens=True)
+    return [Completion(t, len(tokens), rules.truncated(tokens)) for t, tokens in zip(texts, samples, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
 from tampo.config import EvaluationConfig
+from tampo.decoding import decoding_rules, plain_generation
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import StreamingLogProbs
 from tampo.meta_policy import DEFAULT_TEMPERATURES
@@ -175,24 +176,27 @@ def measure_evaluation(config: EvaluationConfig, model: str, rounds: int) -> pd.
 def _generate(engine: TransformersEngine, prompts: list[str], config: EvaluationConfig, seed: int) -> int:
     """The number of tokens that plain `model.generate` samples, a batch of problems at a time."""
     tokenizer, model, tokens = engine.tokenizer, engine.model, 0
-    tokenizer.padding_side = "left"
+    rules = decoding_rules(model, tokenizer)
+    tokenizer.padding_side, tokenizer.pad_token_id = "left", rules.pad
     batch = max(1, config.eval_batch // config.eval_samples)
     torch.manual_seed(seed)
     for first in range(0, len(prompts), batch):
         texts = prompts[first : first + batch]
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        output: Any = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
-            **inputs.to(model.device),
-            do_sample=True,
-            temperature=config.eval_temperature,
-            top_k=0,
-            num_return_sequences=config.eval_samples,
-            max_new_tokens=config.eval_max_completion_length,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        with plain_generation(model):
+            output: Any = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
+                **inputs.to(model.device),
+                do_sample=True,
+                temperature=config.eval_temperature,
+                top_k=0,
+                num_return_sequences=config.eval_samples,
+                max_new_tokens=config.eval_max_completion_length,
+                eos_token_id=list(rules.ends),
+                pad_token_id=rules.pad,
+            )
         written = output[:, inputs["input_ids"].shape[1] :]
-        end = written == tokenizer.eos_token_id
-        tokens += int((end.cumsum(dim=1) - end.long() == 0).sum())  # up to and including the first end of sequence
+        end = torch.isin(written, torch.tensor(rules.ends, device=written.device))
+        tokens += int((end.cumsum(dim=1) - end.long() == 0).sum())  # up to and including the first end token
     return tokens
 
 

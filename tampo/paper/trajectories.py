@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tampo.decoding import decoding_rules
 from tampo.inference.transformers_engine import derive_seed, sample_tokens
 from tampo.likelihood import virtual_log_probs
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available
@@ -42,7 +43,7 @@ class Trajectory:
         prompt_ids: Tokens of the prompt.
         tokens: Tokens of the completion, including the end of sequence.
         text: The completion without special tokens.
-        truncated: Whether it reached the length limit.
+        truncated: Whether the length limit ended it.
     """
 
     prompt: int
@@ -73,7 +74,7 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
     Raises:
         FileNotFoundError: "smollm" is not installed, or a shipped model is missing.
         OSError: transformers finds no such model.
-        ValueError: Its family scales its logits in an unsupported way.
+        ValueError: Its family scales its logits in an unsupported way, or no token ends a completion.
     """
     if model == "smollm":
         network, tokenizer = load_smollm()
@@ -88,8 +89,7 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
     if scaled:
         raise ValueError(f"{model} scales its logits by {scaled[0]}, which is not supported here.")
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token_id = decoding_rules(network, tokenizer).pad
     return LanguageModel(title, network, tokenizer)
 
 

@@ -26,11 +26,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from trl import GRPOTrainer
 
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController
+from tampo.decoding import plain_generation
 from tampo.files import write_json
 from tampo.meta_policy import check_temperatures
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.model_card import PAPER, add_temperature
+from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
     FusedHeads,
@@ -57,8 +59,10 @@ class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
-    equals `GRPOTrainer` to the last bit. With `log_completions`, TRL's table of completions has two more columns: the
-    sampling temperature of a completion, and its K log-likelihoods (Eq. 8).
+    equals `GRPOTrainer` to the last bit. (But settings of the model's generation_config that would change the
+    sampling without the loss's knowledge, such as min_p, are not used; those of the `TAMPOConfig` are.)
+    With `log_completions`, TRL's table of completions has two more columns: the sampling temperature of a completion,
+    and its K log-likelihoods (Eq. 8).
 
     Attributes:
         controller: The controller of the current training run; None before the first `train()`.
@@ -67,7 +71,7 @@ class TAMPOTrainer(GRPOTrainer):
 
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
-        ValueError: `train_dataset` has no rows.
+        ValueError: `train_dataset` has no rows, or no token ends a completion (`tampo.decoding`).
         RuntimeError: With this version of TRL, tampo supports plain LM heads only (see `tampo.trainer.scaled_head`).
 
     `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite.
@@ -112,8 +116,10 @@ class TAMPOTrainer(GRPOTrainer):
             raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(args).__name__}.")
         if train_dataset is not None and hasattr(train_dataset, "__len__") and not len(train_dataset):
             raise ValueError("train_dataset has no rows: there is nothing to train on.")
+        readable_by_trl(model)
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
+        set_rollout_rules(self, self._policy())
         self.controller: TemperatureController | None = None
         self.rollout_batch: RolloutBatch | None = None
         if self.use_vllm and self.vllm_mode == "colocate":
@@ -198,7 +204,8 @@ class TAMPOTrainer(GRPOTrainer):
         self.set_temperature(temperature)
         self._record_next_pass = training and self._log_probs_at_generation
         self._examples = inputs
-        output = super()._generate_and_score_completions(inputs)
+        with plain_generation(self._policy()):
+            output = super()._generate_and_score_completions(inputs)
         rows = len(output["advantages"])
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
         # TRL shuffles the rows before their likelihoods are known; its table of completions keeps this order.

@@ -167,6 +167,14 @@ def test_VLLMGeneration_temperature():
     assert "self.temperature" in inspect.getsource(vllm_generation.VLLMGeneration.generate)
 
 
+@REPRODUCE
+def test_VLLMGeneration_generation_kwargs():
+    from trl.generation import vllm_generation
+
+    source = inspect.getsource(vllm_generation.VLLMGeneration.generate)
+    assert source.count("self.generation_kwargs") == 2, "of a server, and in this process"
+
+
 def test_GRPOConfig__VALID_DICT_FIELDS():
     assert "model_init_kwargs" in GRPOConfig._VALID_DICT_FIELDS
 

@@ -5,24 +5,31 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
+from transformers import AutoTokenizer
 
 from tampo.inference.evaluate import make_engine
 from tampo.inference.transformers_engine import Completion
 from tampo.tasks.mini_model import mini_model_path
+from tests.helpers import changed_model
 
 MINI = str(mini_model_path())
+TOKENIZER = AutoTokenizer.from_pretrained(MINI)
+END, LETTER = TOKENIZER.eos_token_id, TOKENIZER("A")["input_ids"][0]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as vLLM does; completion s of a prompt is the prompt and s, the last one cut off."""
+    """Answers as vLLM does; completion s of a prompt is s times the letter A and the end, the last one cut off."""
 
     requests: ClassVar[list[dict[str, Any]]] = []
+    root: ClassVar[str] = MINI
 
     def do_GET(self) -> None:
-        self.answer(200, {"data": [{"id": "short-name", "root": MINI}]})
+        self.answer(200, {"data": [{"id": "short-name", "root": self.root}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -32,8 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         choices = [
             {
                 "index": s,
-                "text": f"{body['prompt']}{s}",
-                "token_ids": [0] * (s + 1),
+                "text": "without the end token",
+                "token_ids": [LETTER] * s + [LETTER if s == body["n"] - 1 else END],
                 "finish_reason": "length" if s == body["n"] - 1 else "stop",
             }
             for s in range(body["n"])
@@ -65,7 +72,7 @@ def server() -> Iterator[str]:
 def test_completions_come_back_in_order(server: str) -> None:
     engine = make_engine("vllm-server", MINI, batch=4, server=server + "/")
     sampled = engine.generate(["a", "b", "c"], 2, 0.7, 9, seed=3)
-    assert sampled == [[Completion(f"{p}0", 1, False), Completion(f"{p}1", 2, True)] for p in "abc"]
+    assert sampled == [[Completion("", 1, False), Completion("AA", 2, True)]] * 3
 
 
 def test_requests_say_everything_about_sampling(server: str) -> None:
@@ -76,7 +83,8 @@ def test_requests_say_everything_about_sampling(server: str) -> None:
     assert first == second
     assert first == {
         "model": "short-name", "prompt": "a", "n": 2, "temperature": 0.7, "max_tokens": 9, "top_p": 1.0, "top_k": 0,
-        "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True, "add_special_tokens": False,
+        "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True, "stop_token_ids": [END],
+        "return_token_ids": True, "add_special_tokens": False,
     }  # fmt: skip
     seeds = []
     for seed in (3, 3, 4):
@@ -84,6 +92,62 @@ def test_requests_say_everything_about_sampling(server: str) -> None:
         engine.generate(["a"], 1, 0.7, 9, seed)
         seeds.append(Handler.requests[0]["seed"])
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+class FakeLLM:
+    """vLLM's engine as far as tampo knows it: completions of one end token, and of as many letters as are allowed."""
+
+    def __init__(self, **options: Any) -> None:
+        self.params: list[dict[str, Any]] = []
+
+    def generate(self, prompts: list[dict[str, Any]], params: list[dict[str, Any]], use_tqdm: bool) -> list[Any]:
+        self.params = params
+        samples = [[params[0]["stop_token_ids"][-1]], [LETTER] * params[0]["max_tokens"]]
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens) for tokens in samples]) for _ in prompts]
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    monkeypatch.setitem(sys.modules, "vllm", cast(Any, SimpleNamespace(LLM=FakeLLM, SamplingParams=dict)))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", cast(Any, on_cpu))
+
+
+@pytest.mark.parametrize(
+    ("files", "ends"),
+    [
+        ({}, [END]),
+        ({"generation_config": {"eos_token_id": [LETTER, END]}}, [END, LETTER]),
+        ({"generation_config": {"eos_token_id": None}}, [END]),
+        ({"generation_config": None, "config": {"eos_token_id": LETTER}}, [END, LETTER]),
+        ({"tokenizer_config": {"eos_token": None}, "generation_config": {"eos_token_id": LETTER}}, [LETTER]),
+    ],
+)
+def test_vllm_ends_where_training_does_and_nowhere_else(
+    fake_vllm: None, server: str, tmp_path: Path, files: dict[str, Any], ends: list[int]
+) -> None:
+    """The same tokens are sent to a vLLM in this process and to a server."""
+    folder = str(changed_model(mini_model_path(), tmp_path / "model", **files))
+    engine = make_engine("vllm", folder)
+    ended, full = engine.generate(["a"], 2, 0.7, 3, seed=3)[0]
+    sent = cast(Any, engine)._llm.params[0]
+    assert (sent["stop_token_ids"], sent["ignore_eos"]) == (ends, True)
+    assert (ended.tokens, ended.truncated) == (1, False)
+    assert full == Completion("AAA", 3, LETTER not in ends)
+    assert ended.text == ("" if ends[-1] == END else "A"), "as in TRL, an end token that is a word is part of the text"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "root", folder)
+        make_engine("vllm-server", folder, server=server).generate(["a"], 2, 0.7, 3, seed=3)
+    assert (Handler.requests[0]["stop_token_ids"], Handler.requests[0]["ignore_eos"]) == (ends, True)
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-server"])
+def test_a_model_that_never_ends_is_refused(fake_vllm: None, server: str, tmp_path: Path, name: str) -> None:
+    none: dict[str, Any] = {name: {"eos_token_id": None} for name in ("generation_config", "config")}
+    folder = changed_model(mini_model_path(), tmp_path / "model", tokenizer_config={"eos_token": None}, **none)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="model has no end token"):
+        patch.setattr(Handler, "root", str(folder))
+        make_engine(name, str(folder), **({"server": server} if name == "vllm-server" else {}))
 
 
 def test_refusals_are_passed_on(server: str) -> None:

@@ -45,11 +45,11 @@ def log_probs_of_whole_logits(model, trajectory, temperatures):
 
 def test_trajectories_are_what_was_asked_for(tiny, rollouts):
     assert [t.prompt for t in rollouts] == [0] * 4 + [1] * 4 + [2] * 4
-    end = tiny.tokenizer.eos_token_id
+    end, pad = tiny.tokenizer.eos_token_id, tiny.tokenizer.pad_token_id
     for t in rollouts:
         assert tiny.tokenizer.decode(t.prompt_ids) == PROMPTS[t.prompt]
         assert tiny.tokenizer.decode(t.tokens, skip_special_tokens=True) == t.text
-        assert t.truncated == (t.tokens[-1] != end)
+        assert t.truncated == (t.tokens[-1] not in (end, pad))
         assert end not in t.tokens[:-1]
         assert len(t.tokens) == 12 if t.truncated else len(t.tokens) <= 12
 
