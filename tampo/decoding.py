@@ -11,6 +11,7 @@ generation_config says beside (top_p, top_k, min_p, repetition_penalty, suppress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ def decoding_rules(model: Any, tokenizer: Any) -> DecodingRules:
     Raises:
         ValueError: No token ends a completion: every one would run to the length limit.
     """
-    model = _configs(model) if isinstance(model, str) else model
+    model = _configs(model) if isinstance(model, (str, Path)) else model
     config, generation = model.config, getattr(model, "generation_config", None)
     vocabulary = getattr(config.get_text_config(), "vocab_size", None)
 
@@ -112,7 +113,7 @@ def unused_settings(model: Any, settings: GenerationConfig) -> list[str]:
     )
 
 
-def _configs(model: str) -> Any:
+def _configs(model: str | Path) -> Any:
     """The configs of a model's folder or Hugging Face id, as a loaded model would have them."""
     config = AutoConfig.from_pretrained(model)
     try:

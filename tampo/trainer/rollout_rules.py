@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 def readable_by_trl(model: Any) -> None:
     """Let TRL read the end tokens of a loaded model: it needs a generation_config, and plain numbers in it."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(model, "config") and hasattr(model, "generation_config"):
         if model.generation_config is None:
             model.generation_config = GenerationConfig.from_model_config(model.config)

@@ -90,6 +90,17 @@ def test_a_loaded_model_without_generation_config(tiny_model_path, prompts, tmp_
     assert set(trainer.eos_token_ids) == {1, 7}
 
 
+@pytest.mark.parametrize("name", ["another in generation_config", "a list without the tokenizer's", "padding"])
+def test_the_fixed_controller_still_equals_grpo(tiny_model_path, prompts, tmp_path, name):
+    folder = changed_model(tiny_model_path, tmp_path / "model", **ENDS[name][0])
+    fixed = make_trainer(folder, prompts, tmp_path / "ours", temperature_controller="fixed", max_steps=2)
+    ours, _ = rollouts(fixed)
+    plain = make_trainer(folder, prompts, tmp_path / "plain", GRPOTrainer, max_steps=2)  # seeds torch's generator
+    assert rollouts(plain)[0] == ours
+    for key, weight in plain.model.state_dict().items():
+        assert torch.equal(weight, fixed.model.state_dict()[key]), key
+
+
 def test_a_model_that_never_ends_is_refused_at_the_start(tiny_model_path, prompts, tmp_path):
     none = {"generation_config": {"eos_token_id": None}, "config": {"eos_token_id": None}}
     folder = changed_model(tiny_model_path, tmp_path / "model", tokenizer_config=NO_TOKENS, **none)

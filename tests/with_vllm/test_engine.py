@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import load_params
+from tampo.decoding import DecodingRules
 from tampo.inference.evaluate import evaluate, make_engine, problem_scores
 from tampo.inference.transformers_engine import Engine
 from tampo.inference.vllm_engine import VLLMEngine
@@ -36,6 +37,18 @@ def test_first_tokens_follow_the_tempered_softmax(engine: VLLMEngine, mini: str,
     print(f"T = {temperature}: p = {p_value(temperature):.3f}, were it T = 1: p = {p_value(1.0):.1e}")
     assert p_value(temperature) > 1e-3
     assert p_value(1.0) < 1e-6, "the test must be able to tell temperatures apart"
+
+
+def test_completions_end_at_the_decoding_rules_alone(
+    engine: VLLMEngine, mini: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At tokens that vLLM does not know as ends, and not at its own end token."""
+    sign = engine.tokenizer("=")["input_ids"][0]
+    monkeypatch.setattr(engine, "_rules", DecodingRules((sign,), sign))
+    for completion in (c for row in engine.generate(PROMPTS, 8, 1.0, 40, seed=5) for c in row):
+        assert "=" not in completion.text[:-1]
+        assert completion.text.endswith("=") != completion.truncated
+        assert completion.tokens == 40 or not completion.truncated
 
 
 def test_accuracies_agree_with_transformers(engine: VLLMEngine, mini: str) -> None:

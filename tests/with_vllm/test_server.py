@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tampo.config import load_params
+from tampo.decoding import DecodingRules
 from tampo.inference.evaluate import evaluate, make_engine, problem_scores
 from tampo.inference.vllm_engine import VLLMEngine
 from tampo.tasks.mini import format_prompt, make_problems
@@ -83,6 +84,16 @@ def test_truncation_through_a_server(server: str, mini: str) -> None:
     engine = make_engine("vllm-server", mini, server=server)
     short = engine.generate(["What is 1 + 2 + 3?\n"], 3, 1.0, 2, seed=0)[0]
     assert [c.tokens for c in short] == [2, 2, 2] and all(c.truncated for c in short)
+
+
+def test_the_rules_reach_the_server(server: str, mini: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Completions end at "=", of which the server's model knows nothing, and keep it in their text."""
+    engine = make_engine("vllm-server", mini, server=server)
+    sign = engine.tokenizer("=")["input_ids"][0]
+    monkeypatch.setattr(engine, "_rules", DecodingRules((sign,), sign))
+    for completion in engine.generate(PROMPTS[:1], 16, 1.0, 40, seed=0)[0]:
+        assert completion.text.endswith("=") != completion.truncated
+        assert completion.tokens == 40 or not completion.truncated
 
 
 def test_another_model_is_named(server: str, mini: str) -> None:
