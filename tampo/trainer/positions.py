@@ -95,7 +95,9 @@ def _check_padding(trainer: GRPOTrainer, models: Sequence[PreTrainedModel], log_
         return relative_error(log_probs(ids, mask, columns)[1:], alone[1], spread[1])
 
     error = padded_error()
-    if error > NEGLIGIBLE and takes_position_ids(policy):
+    # With 16 bits, the rounding of rotary positions is larger than the effect of some learned ones.
+    rotary = any(name.startswith(("rope_", "rotary_")) for name in vars(policy.config))
+    if error > (allowed if rotary else NEGLIGIBLE) and takes_position_ids(policy):
         with ExitStack() as handles:
             for model in models:
                 handles.callback(add_position_ids(model.base_model).remove)

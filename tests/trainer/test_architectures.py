@@ -161,6 +161,17 @@ def test_the_check_changes_nothing_of_a_model_with_rotary_positions(tiny_model_p
     assert torch.equal(weights("unchecked", **changes), checked)
 
 
+@pytest.mark.parametrize("name", RIGHT)
+def test_with_16_bits_the_same_models_get_positions(name, tiny_model_path, uneven, tmp_path):
+    """Rounding is no reason: a model with rotary positions, ALiBi or a state stays as TRL computes it."""
+    changes = STEP | {"scoring_batch_size": 3, "bf16": True}
+    trainer = make(build(name), tiny_model_path, uneven, tmp_path, TAMPOTrainer, **changes)
+    trainer.set_temperature(1.0)
+    trainer._check_padding()
+    needed = {"GPT2", "GPTNeo", "GPTBigCode", "XGLM", "BioGpt", "CTRL", "OpenAIGPT"}
+    assert bool(trainer.model.base_model._forward_pre_hooks) == (name in needed)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rotary_frequencies_that_depend_on_the_batch_are_refused_with_groups(kind, tiny_model_path, uneven, tmp_path):
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
