@@ -145,11 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command != "init":
             with extra("reproduce"):
                 from tampo.config import ConfigError
+                from tampo.context import UnsuitableModel
                 from tampo.runs.checkpoints import DamagedCheckpoint
                 from tampo.runs.store import MissingRecord
                 from tampo.tasks.published import DataError
 
-                expected += (ConfigError, DataError, DamagedCheckpoint, MissingRecord)
+                expected += (ConfigError, DataError, DamagedCheckpoint, MissingRecord, UnsuitableModel)
         return options.run(options) or 0
     except expected as error:
         print(f"tampo: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from tampo.config import ConfigError, EvaluationConfig
+from tampo.context import UnsuitableModel, check_context
 from tampo.files import atomic_path
 from tampo.inference.transformers_engine import Engine, TransformersEngine, derive_seed
 from tampo.stats import pass_at_k
@@ -71,9 +72,13 @@ def evaluate(
     Returns:
         One row per sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
         if none was found), status (`tampo.grading.pool.Verdict`) and correct.
+
+    Raises:
+        UnsuitableModel: A prompt with `eval_max_completion_length` does not fit into the model's context.
     """
     samples = []
     benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
+    _check_lengths(engine, config, benchmarks)
     for done, (name, loaded) in enumerate(benchmarks.items()):
         progress({"benchmark": done, "benchmarks": len(benchmarks)})
         part = parts / f"{name}.parquet" if parts else None
@@ -85,6 +90,23 @@ def evaluate(
             with atomic_path(part) as temporary:
                 samples[-1].to_parquet(temporary)
     return pd.concat(samples, ignore_index=True)
+
+
+def _check_lengths(engine: Engine, config: EvaluationConfig, benchmarks: dict[str, Loaded]) -> None:
+    """Check that every prompt and completion fits, before the first one is sampled."""
+    model, limit = getattr(engine, "config", None), getattr(engine, "engine_limit", None)
+    if model is None and limit is None:
+        return
+    prompt = get_suite(config.suite).prompt
+    for name, loaded in benchmarks.items():
+        texts = [render(engine.tokenizer, prompt(problem)) for problem in loaded.problems]
+        longest = max(map(len, engine.tokenizer(texts, add_special_tokens=False)["input_ids"]), default=0)
+        try:
+            check_context(
+                model, longest, config.eval_max_completion_length, "eval_max_completion_length", engine_limit=limit
+            )
+        except UnsuitableModel as error:
+            raise UnsuitableModel(f"Benchmark {name}: {error}") from None
 
 
 def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:

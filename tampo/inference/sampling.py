@@ -5,14 +5,20 @@ finished rows leave the batch and the cache, and a token needs one uniform numbe
 """
 
 from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
+from tampo.context import UnsuitableModel, check_context
+from tampo.padding import positions_from_mask, probe_rows, relative_error, tolerance
+
 # Finished rows are dropped when they make up this share of the batch, because dropping copies the cache.
 _DROPPED_SHARE = 0.15
+
+_CHECKED: "WeakSet[PreTrainedModel]" = WeakSet()  # models that `check_decoding` has tried
 
 
 @torch.no_grad()
@@ -40,6 +46,8 @@ def sample_completions(
 
     Raises:
         ValueError: An empty prompt, or a temperature or max_tokens that is not positive.
+        UnsuitableModel: More tokens than the model's context holds, or a model that cannot be sampled here
+            (`check_decoding`).
     """
     if not (temperature > 0 and max_tokens > 0):
         raise ValueError(f"temperature and max_tokens must be positive, got {temperature} and {max_tokens}.")
@@ -47,6 +55,8 @@ def sample_completions(
         raise ValueError("A prompt without tokens cannot be completed.")
     if not prompts:
         return []
+    check_context(model.config, max(map(len, prompts)), max_tokens, "the limit of completions", warn=False)
+    check_decoding(model)
     index = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}  # distinct prompts
     ids, mask = _pad_left(list(index), model.device)  # (N, P)
     cache = DynamicCache(config=model.config)
@@ -82,6 +92,50 @@ def sample_completions(
     return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
 
+@torch.no_grad()
+def check_decoding(model: PreTrainedModel) -> None:
+    """Check, once per model, that a token decoded with cache and padding has the logits of its row alone.
+
+    Recurrent models keep their state elsewhere than in the key-value cache, or change it by padding; some models count
+    padding as positions.
+
+    Raises:
+        UnsuitableModel: It has not; the message names the model.
+    """
+    if model in _CHECKED:
+        return
+    name, training = type(model).__name__, model.training
+    other = "Sample it with vLLM (rollout_engine, eval_engine), if that supports it, or choose another model."
+    model.eval()  # dropout would draw random numbers
+    try:
+        rows = probe_rows(model.config)
+        alone = [model(input_ids=torch.tensor([row], device=model.device)).logits[0, -1] for row in rows]
+        expected = torch.stack(alone).float()  # (2, V)
+        ids, mask = _pad_left([row[:-1] for row in rows], model.device)
+        cache = DynamicCache(config=model.config)
+        _next_logits(model, ids, mask, cache)
+        swapped = torch.tensor([1, 0], device=model.device)
+        _select(cache, swapped)
+        mask = torch.cat([mask[swapped], mask.new_ones(2, 1)], dim=1)
+        last = torch.tensor([[rows[1][-1]], [rows[0][-1]]], device=model.device)
+        found = _next_logits(model, last, mask, cache)[swapped]
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise UnsuitableModel(
+            f"{name} cannot be sampled with a key-value cache ({type(error).__name__}: {error}). {other}"
+        ) from error
+    finally:
+        model.train(training)
+    half = torch.is_autocast_enabled(model.device.type)
+    spread = expected.std(dim=-1)
+    off = max(relative_error(found[i], expected[i], spread[i]) for i in range(2))
+    if off > tolerance(torch.bfloat16 if half else model.dtype):
+        raise UnsuitableModel(
+            f"{name} cannot be sampled in padded batches with a key-value cache: logits are off by {off:.2g} "
+            f"standard deviations. {other}"
+        )
+    _CHECKED.add(model)
+
+
 def draw_tokens(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
     """One token per row, from softmax(logits / temperature): (B, V), uniform numbers (B,) -> (B,).
 
@@ -102,7 +156,7 @@ def _next_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Dynam
     output = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.size(1) :],  # (b, l)
+        position_ids=positions_from_mask(mask)[:, -ids.size(1) :],  # (b, l)
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -34,10 +34,14 @@ class Engine(Protocol):
     Attributes:
         tokenizer: The model's tokenizer.
         seeded_by: What has its own random numbers, independent of the batch: "sample" or "prompt".
+        config: The config of the model that sets its context length, or None.
+        engine_limit: The engine's own limit of prompt and completion in tokens, and its name, or None.
     """
 
     tokenizer: Any
     seeded_by: str
+    config: Any
+    engine_limit: tuple[int, str] | None
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
@@ -61,6 +65,7 @@ class TransformersEngine:
     """
 
     seeded_by = "sample"
+    engine_limit: tuple[int, str] | None = None
 
     def __init__(self, model: str, batch: int = 512, device: str | None = None) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,6 +73,7 @@ class TransformersEngine:
         dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
         decoding_rules(self.model, self.tokenizer)  # raises
+        self.config = self.model.config
         self._batch = batch
 
     def generate(

@@ -6,6 +6,7 @@ samples differ from those of TransformersEngine; their distribution is the same.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +19,12 @@ from tampo.inference.transformers_engine import DEFAULT_SERVER, Completion, deri
 # Sampling from the tempered softmax only. A server would take missing values from the model's generation_config.json.
 # "ignore_eos" leaves the end to the engines' stop_token_ids: vLLM has end tokens of its own, which `serve` can change.
 _PLAIN_SAMPLING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+
+
+def _limit(source: Any) -> tuple[int, str] | None:
+    """Tokens that a prompt and a completion may have together, and the name of this limit."""
+    limit = getattr(source, "max_model_len", None)
+    return None if limit is None else (limit, "max_model_len of vLLM")
 
 
 class VLLMEngine:
@@ -35,6 +42,7 @@ class VLLMEngine:
     """
 
     seeded_by = "prompt"  # the samples of a prompt share a request
+    config: Any = None
 
     def __init__(self, model: str, batch: int = 512, **options: Any) -> None:
         try:
@@ -55,6 +63,7 @@ class VLLMEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self._rules = decoding_rules(model, self.tokenizer)
         self._llm = LLM(model=model, **({"max_num_seqs": batch, "enable_prefix_caching": True} | options))
+        self.engine_limit = _limit(getattr(self._llm.llm_engine, "model_config", None))
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
@@ -101,6 +110,7 @@ class VLLMServerEngine:
     """
 
     seeded_by = "prompt"  # the samples of a prompt share a request
+    config: Any = None
 
     def __init__(self, model: str, batch: int = 512, server: str = DEFAULT_SERVER, timeout: float = 600.0) -> None:
         self._server, self._batch = server.rstrip("/"), batch
@@ -115,6 +125,7 @@ class VLLMServerEngine:
             raise ValueError(f"The server at {self._server} serves {served}, not {model!r}.")
         self._name = found[0]["id"]
         folder = found[0].get("root") or model  # the name may be an alias
+        self.engine_limit = _limit(SimpleNamespace(**found[0]))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._rules = decoding_rules(folder, self.tokenizer)
 

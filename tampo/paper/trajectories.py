@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tampo.context import UnsuitableModel, check_context
 from tampo.decoding import decoding_rules
 from tampo.inference.transformers_engine import derive_seed, sample_tokens
 from tampo.likelihood import virtual_log_probs
+from tampo.padding import probe_rows, relative_error, tolerance
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available
 from tampo.runs.training_data import model_folder
 
@@ -75,6 +77,7 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
         FileNotFoundError: "smollm" is not installed, or a shipped model is missing.
         OSError: transformers finds no such model.
         ValueError: Its family scales its logits in an unsupported way, or no token ends a completion.
+        UnsuitableModel: Its log-probs cannot be computed from padded rows and its LM head.
     """
     if model == "smollm":
         network, tokenizer = load_smollm()
@@ -90,7 +93,9 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
         raise ValueError(f"{model} scales its logits by {scaled[0]}, which is not supported here.")
     tokenizer.padding_side = "left"
     tokenizer.pad_token_id = decoding_rules(network, tokenizer).pad
-    return LanguageModel(title, network, tokenizer)
+    loaded = LanguageModel(title, network, tokenizer)
+    _check_log_probs(loaded)
+    return loaded
 
 
 def sample_trajectories(
@@ -112,7 +117,12 @@ def sample_trajectories(
         max_tokens: Length limit of completions.
         seed: The same arguments give the same rollouts; torch's global generator is not changed.
         batch: Rollouts generated at a time.
+
+    Raises:
+        UnsuitableModel: Prompts and completions exceed the model's context.
     """
+    longest = max(map(len, model.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]), default=0)
+    check_context(model.model.config, longest, max_tokens, "the length limit of completions")
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # similar lengths together: less padding
     rows = [(i, sample) for i in order for sample in range(n)]
     found: list[list[Trajectory]] = [[] for _ in prompts]
@@ -126,6 +136,23 @@ def sample_trajectories(
         for (i, _), ids, (tokens, truncated), text in zip(chosen, prompt_ids, sampled, written, strict=True):
             found[i].append(Trajectory(i, tuple(ids), tuple(tokens), text, truncated))
     return [trajectory for group in found for trajectory in group]
+
+
+@torch.inference_mode()
+def _check_log_probs(model: LanguageModel) -> None:
+    """Try `token_log_probs` on two short rows. Raises UnsuitableModel where it differs from the model's own logits."""
+    rows = probe_rows(model.model.config)
+    found = token_log_probs(model, [Trajectory(0, row[:2], row[2:], "", False) for row in rows], [1.0])
+    for row, log_probs in zip(rows, found, strict=True):
+        ids = torch.tensor([row], device=model.model.device)
+        own = model.model(input_ids=ids, use_cache=False).logits[0, 1:-1].float().log_softmax(dim=-1)  # (l - 2, V)
+        expected = own.gather(-1, ids[0, 2:, None])[:, 0].cpu()
+        error = relative_error(torch.from_numpy(log_probs[:, 0]), expected, own.std(dim=-1).cpu())
+        if error > tolerance(model.model.dtype):
+            raise UnsuitableModel(
+                f"The log-probs of {type(model.model).__name__} cannot be computed here: those of padded rows and its "
+                f"LM head are off by {error:.2g} standard deviations. Choose another model."
+            )
 
 
 @torch.inference_mode()

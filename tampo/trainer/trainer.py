@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import trl
@@ -32,6 +32,8 @@ from tampo.meta_policy import check_temperatures
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.model_card import PAPER, add_temperature
+from tampo.trainer.positions import check_padding
+from tampo.trainer.prompt_lengths import check_batch, check_datasets
 from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
@@ -59,10 +61,10 @@ class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
-    equals `GRPOTrainer` to the last bit. (But settings of the model's generation_config that would change the
-    sampling without the loss's knowledge, such as min_p, are not used; those of the `TAMPOConfig` are.)
-    With `log_completions`, TRL's table of completions has two more columns: the sampling temperature of a completion,
-    and its K log-likelihoods (Eq. 8).
+    equals `GRPOTrainer` to the last bit, with two exceptions: for models like GPT-2, TRL's loss counts padding as
+    positions; and settings of the model's generation_config that change the sampling without the loss's knowledge, such
+    as min_p, are not used (those of the `TAMPOConfig` are). With `log_completions`, TRL's table of completions has two
+    more columns: the sampling temperature of a completion, and its K log-likelihoods (Eq. 8).
 
     Attributes:
         controller: The controller of the current training run; None before the first `train()`.
@@ -72,9 +74,12 @@ class TAMPOTrainer(GRPOTrainer):
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         ValueError: `train_dataset` has no rows, or no token ends a completion (`tampo.decoding`).
+        UnsuitableModel: Prompts and completions exceed the model's context.
         RuntimeError: With this version of TRL, tampo supports plain LM heads only (see `tampo.trainer.scaled_head`).
 
-    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite.
+    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite, and UnsuitableModel before
+    the first rollouts where log-probs would not be those of the model, or change with `scoring_batch_size`
+    (`tampo.trainer.positions`).
 
     Example:
         >>> from datasets import Dataset
@@ -120,6 +125,8 @@ class TAMPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
         set_rollout_rules(self, self._policy())
+        check_datasets(self, self._policy().config)
+        self._padding_is_checked = False
         self.controller: TemperatureController | None = None
         self.rollout_batch: RolloutBatch | None = None
         if self.use_vllm and self.vllm_mode == "colocate":
@@ -202,6 +209,10 @@ class TAMPOTrainer(GRPOTrainer):
         else:
             temperature = self.args.temperature
         self.set_temperature(temperature)
+        if not self._padding_is_checked:
+            self._check_padding()
+            self._padding_is_checked = True
+        check_batch(self, self._policy().config, inputs)
         self._record_next_pass = training and self._log_probs_at_generation
         self._examples = inputs
         with plain_generation(self._policy()):
@@ -219,6 +230,16 @@ class TAMPOTrainer(GRPOTrainer):
             if self._log_probs_at_generation:
                 self._collect_likelihoods(output)
         return output
+
+    def _check_padding(self) -> None:
+        compute, models = super()._get_per_token_logps_and_entropies, [self._policy()]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+
+        def log_probs(*rows: Any) -> Tensor:
+            return cast(Tensor, self._heads.log_probs(lambda: compute(self.model, *rows), Rows(*rows), None)[0])
+
+        check_padding(self, models, log_probs, self.args.scoring_batch_size is not None)
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self.set_temperature(inputs["temperature"].item())
