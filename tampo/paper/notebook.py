@@ -13,6 +13,7 @@ from tampo.paper.outputs import (
     results_folder,
 )
 from tampo.project import output_folder, user_path
+from tampo.runs.training_data import check_problem_count
 
 __all__ = ["notebook_params", "results_folder"]
 
@@ -42,7 +43,8 @@ def notebook_params(namespace: dict[str, Any], notebook: str) -> Params:
 
     Raises:
         ConfigError: An unknown parameter (the message has the nearest known one); a parameter that the rows change;
-            a folder with results of other parameters; or an error of `load_params`.
+            a folder with results of other parameters; fewer training problems than one step; or an error of
+            `load_params`.
     """
     experiment = EXPERIMENTS[notebook]
     plain = (str, int, float, bool, list, tuple, dict, type(None))
@@ -63,6 +65,7 @@ def notebook_params(namespace: dict[str, Any], notebook: str) -> Params:
     usual = load_params(source, experiment.settings)
     given = {name: value for name, value in given.items() if value is not None}
     params = load_params(source, experiment.settings | given)
+    check_problem_count(params.training())
     params = params.model_copy(update={"output_dir": str(_output_folder(params, usual, source, experiment))})
     refuse_other_parameters(params, notebook)
     return params

@@ -18,6 +18,7 @@ from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted, stop_on_signals
 from tampo.runs.slurm import Slurm, SlurmJob
 from tampo.runs.store import PROGRESS, Record, RunStore, read_json
+from tampo.runs.training_data import check_problem_count
 from tampo.runs.workers import RunFailed, Task, Worker, Workers
 
 
@@ -178,6 +179,7 @@ def run_jobs(
         every: Seconds between two progress lines.
 
     Raises:
+        ConfigError: A training set has fewer problems than one step; no job was started.
         RunFailed: A job failed. Other jobs are stopped; the next call resumes them.
         Interrupted: By Ctrl-C or SIGTERM; the next call resumes the jobs.
     """
@@ -185,6 +187,9 @@ def run_jobs(
     for run in runs:
         run.look_up(store)
     missing = [run for run in runs if run.state == "waiting"]
+    for run in missing:
+        if run.job.training is not None:
+            check_problem_count(run.job.training)
     # Training runs first, because they take longest.
     missing.sort(key=lambda run: run.job.training is None)
     path = os.path.relpath(store.root)  # executed notebooks are shared: no absolute path

@@ -21,11 +21,16 @@ def train(store: RunStore, config: TrainingConfig) -> Record:
     """The record of a training run: model/, metrics.csv, times.csv and rollouts.parquet.
 
     Under torchrun or accelerate, every process calls it; the first one makes the record.
+
+    Raises:
+        ConfigError: The training set has fewer problems than one step, or another error of the config.
     """
     from tampo.runs.training import TIMINGS
     from tampo.runs.training import train as run_training
+    from tampo.runs.training_data import check_problem_count
     from tampo.trainer.model_card import add_run
 
+    check_problem_count(config)
     identity = training_identity(config)
     if int(os.environ.get("RANK", "0")) > 0:
         finished, folder = store.load("training", identity), store.folder("training", identity)

@@ -17,6 +17,7 @@ from tampo.project import output_folder
 from tampo.runs.jobs import Job, Run, follow, print_line
 from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
+from tampo.runs.training_data import check_problem_count
 from tampo.runs.workers import Workers
 
 ATTEMPTS = 2
@@ -89,6 +90,7 @@ def sweep(
     for controller in controllers:
         for seed in seeds or params.seeds:
             varied = {"temperature_controller": controller, "seed": seed}
+            check_problem_count(params.training(**varied))
             job = Job(f"{controller}, seed {seed}", params.evaluation(), params.training(**varied), params.model)
             runs[controller, seed] = Run(job, resources.launch(source, changes | varied))
     if resources.use_slurm():

@@ -22,7 +22,13 @@ from tampo.files import atomic_path
 from tampo.inference.sampling import sample_completions
 from tampo.runs.checkpoints import last_whole_checkpoint, seal_checkpoint
 from tampo.runs.interrupts import Interrupted, StopRequest, stop_on_signals
-from tampo.runs.training_data import leave_out_long_prompts, load_training_data, model_folder, reward_functions
+from tampo.runs.training_data import (
+    check_problem_count,
+    leave_out_long_prompts,
+    load_training_data,
+    model_folder,
+    reward_functions,
+)
 from tampo.tasks.suites import get_suite
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trainer import NonFiniteLoss, TAMPOTrainer
@@ -139,6 +145,8 @@ def train(
         trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
         step = trainer.state.global_step
+        if step < config.max_steps and not stop:
+            raise RuntimeError(f"The training run ended after step {step} of {config.max_steps}, without a request.")
         if step < config.max_steps:
             raise Interrupted(f"Stopped after step {step} of {config.max_steps}. The same command resumes from there.")
         trainer.save_model(str(folder / "model"))
@@ -190,11 +198,16 @@ def make_trainer(
         checkpoints: Folder for checkpoints.
         trainer_class: `TAMPOTrainer`, or TRL's own for comparison, which ignores the controller.
         rollout_func: Samples rollouts for the engine "transformers"; None: TRL does.
+
+    Raises:
+        ConfigError: Among others, the training set has fewer problems than one step.
     """
     _check_processes(config)
+    check_problem_count(config)
     suite, path = get_suite(config.suite), model_folder(config.model, config.model_revision)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
+    check_problem_count(config, loaded)
     data = Dataset.from_dict(
         {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
     )
@@ -239,11 +252,12 @@ class _CheckpointCallback(TrainerCallback):
 
     def __init__(self, folder: Path, stop: StopRequest) -> None:
         self._folder, self._stop = folder, stop
+        self._stopping = False  # the same in all processes, as a request is not
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if _any_process(bool(self._stop)):
-            self._stop.requested = True
-            control.should_save = True  # MetaPolicyCallback delays it to the end of a generation batch
+            self._stop.requested = self._stopping = True
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         broken = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
@@ -253,7 +267,7 @@ class _CheckpointCallback(TrainerCallback):
             torch.distributed.barrier()  # all processes have written their files
         if state.is_world_process_zero:
             seal_checkpoint(self._folder / f"checkpoint-{state.global_step}")
-        if self._stop:
+        if self._stopping:
             control.should_training_stop = True
 
 

@@ -101,6 +101,37 @@ def load_training_data(config: TrainingConfig) -> Loaded:
     return Loaded(kept, loaded.source | {"dropped": len(dropped)})
 
 
+def check_problem_count(config: TrainingConfig, loaded: Loaded | None = None) -> None:
+    """Check that the training set fills one step; TRL drops the rest of the problems, and would train no step.
+
+    Without `loaded`, which costs nothing, only what `train_problems` says is checked.
+
+    Raises:
+        ConfigError: There are fewer than `prompts_per_step` problems.
+    """
+    if loaded is not None:
+        count, source = len(loaded.problems), loaded.source
+        left_out = [
+            f"{source[key]} left out by {name}"
+            for key, name in (("dropped", "drop_overlaps"), ("too_long", "max_prompt_length"))
+            if source.get(key)
+        ]
+        detail = f" ({', '.join(left_out)})" if left_out else ""
+    elif config.train_problems is None:
+        return
+    else:
+        families = len(get_suite(config.suite).benchmarks) if config.suite.startswith("mini") else 1
+        count = config.train_problems * families
+        detail = f" ({families} task families)" if families > 1 else ""
+    if count < config.prompts_per_step:
+        given = "null" if config.train_problems is None else config.train_problems
+        raise ConfigError(
+            f"train_problems {given}: the training set has {count} problems{detail}, and a generation batch needs "
+            f"{config.prompts_per_step} different ones (prompts_per_step). Raise train_problems or lower "
+            "prompts_per_step."
+        )
+
+
 def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int) -> Loaded:
     """The training set without problems whose prompt has more than `limit` tokens.
 

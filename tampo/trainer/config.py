@@ -97,6 +97,21 @@ class TAMPOConfig(GRPOConfig):
         assert self.steps_per_generation is not None, "GRPOConfig sets it"
         return self.steps_per_generation * self.num_iterations
 
+    @property
+    def prompts_per_batch(self) -> int:
+        """Different prompts in one generation batch, over all processes."""
+        assert self.generation_batch_size is not None and self.num_generations is not None, "GRPOConfig sets them"
+        return self.generation_batch_size // self.num_generations
+
+    def describe_batch(self) -> str:
+        """The parameters that decide `prompts_per_batch`, for messages."""
+        return (
+            f"A generation batch needs {self.prompts_per_batch} different prompts: per_device_train_batch_size "
+            f"({self.per_device_train_batch_size}) * processes ({self.world_size}) * steps_per_generation "
+            f"({self.steps_per_generation}) / num_generations ({self.num_generations}). Give more rows, or lower one "
+            "of the first three."
+        )
+
     def configure_controller(self) -> TemperatureController:
         """A new controller with its parameters. Raises a ValueError that names a bad parameter."""
         named = {"alpha": self.meta_alpha, "top_p": self.meta_top_p, "likelihood": self.meta_likelihood}

@@ -10,10 +10,10 @@ The K virtual log-likelihoods of a batch come from the logits of the first pass 
 need no further forward pass and no further product with the LM head.
 """
 
-import json
 import logging
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ import torch
 import trl
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import GRPOTrainer
 
@@ -29,11 +29,13 @@ from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureControl
 from tampo.decoding import plain_generation
 from tampo.files import write_json
 from tampo.meta_policy import check_temperatures
+from tampo.trainer.callback import MetaPolicyCallback
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.model_card import PAPER, add_temperature
 from tampo.trainer.positions import check_padding
 from tampo.trainer.prompt_lengths import check_batch, check_datasets
+from tampo.trainer.resume import CONTROLLER_STATE_NAME, load_state, resumable_state, save_rollouts
 from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
@@ -44,13 +46,12 @@ from tampo.trainer.trl_internals import (
     extra_columns,
     micro_batches,
     sampled_prompts,
+    set_rollouts_in_use,
     set_sampling_temperature,
     training_metrics,
 )
 
 logger = logging.getLogger(__name__)
-
-CONTROLLER_STATE_NAME = "temperature_controller.json"
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -73,13 +74,17 @@ class TAMPOTrainer(GRPOTrainer):
 
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
-        ValueError: `train_dataset` has no rows, or no token ends a completion (`tampo.decoding`).
+        ValueError: `train_dataset` has fewer rows than one generation batch has prompts, or no token ends a completion
+            (`tampo.decoding`).
         UnsuitableModel: Prompts and completions exceed the model's context.
         RuntimeError: With this version of TRL, tampo supports plain LM heads only (see `tampo.trainer.scaled_head`).
 
-    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite, and UnsuitableModel before
-    the first rollouts where log-probs would not be those of the model, or change with `scoring_batch_size`
-    (`tampo.trainer.positions`).
+    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite; a ValueError where a stream as
+    `train_dataset` has too few rows; and UnsuitableModel before the first rollouts where log-probs would not be those
+    of the model, or change with `scoring_batch_size` (`tampo.trainer.positions`).
+
+    A checkpoint inside a generation batch (`num_iterations` or `steps_per_generation` above one step) has the batch's
+    rollouts, so that a run resumes exactly from every checkpoint, with a greater `max_steps`, too.
 
     Example:
         >>> from datasets import Dataset
@@ -119,8 +124,11 @@ class TAMPOTrainer(GRPOTrainer):
         args = TAMPOConfig("tampo-output") if args is None else args
         if not isinstance(args, TAMPOConfig):
             raise TypeError(f"TAMPOTrainer needs a TAMPOConfig as `args`, got {type(args).__name__}.")
-        if train_dataset is not None and hasattr(train_dataset, "__len__") and not len(train_dataset):
-            raise ValueError("train_dataset has no rows: there is nothing to train on.")
+        if train_dataset is not None and hasattr(train_dataset, "__len__"):
+            if not len(train_dataset):
+                raise ValueError("train_dataset has no rows: there is nothing to train on.")
+            if len(train_dataset) < args.prompts_per_batch:  # TRL drops them, and trains no step
+                raise ValueError(f"train_dataset has too few rows: {len(train_dataset)}. {args.describe_batch()}")
         readable_by_trl(model)
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
@@ -138,7 +146,8 @@ class TAMPOTrainer(GRPOTrainer):
         self._log_probs_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
         )
-        self._examples: list[dict[str, Any]] = []  # of the latest generation batch
+        self.problems: tuple[str, list[str]] = "prompt", []  # a column and its values, of the latest generation batch
+        self._train_sampler: Iterable[int] | None = None  # None for a stream
         self._record_next_pass = False
         self._recorded: tuple[Tensor, Tensor]  # (b, C, K), (b, C), of the latest recorded pass
         self._reward = math.nan  # mean of the latest generation batch
@@ -149,7 +158,7 @@ class TAMPOTrainer(GRPOTrainer):
 
     @property
     def inside_generation_batch(self) -> bool:
-        """Whether the latest generation batch is still in use: a checkpoint could not be resumed exactly."""
+        """Whether the latest generation batch is still in use: a checkpoint has its rollouts (tampo.trainer.resume)."""
         return micro_batches(self) % self.args.passes_per_batch != 0
 
     def _policy(self) -> PreTrainedModel:
@@ -184,14 +193,36 @@ class TAMPOTrainer(GRPOTrainer):
         self.controller = self.args.configure_controller()
         self.controller.start(self._run_settings(num_training_steps))
         self._missing_rows, self._collected = 0, []
+        set_rollouts_in_use(self, 0, None)  # of an earlier train()
+        self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, MetaPolicyCallback))
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers would take one more step in a run that is resumed after its last one.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+            return
+        if kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
+            self._find_prompts(kwargs["epoch"])
+        before = micro_batches(self)
+        super()._run_epoch(*args, **kwargs)
+        if micro_batches(self) == before and not kwargs["steps_trained_in_current_epoch"]:
+            raise ValueError(f"train_dataset has too few rows: no step was trained. {self.args.describe_batch()}")
+
+    def _find_prompts(self, epoch: int) -> None:
+        """Have a resumed run continue with the prompts of its epoch; TRL would start with those of the first one."""
+        if self._train_sampler is not None:
+            for _ in range(epoch):
+                next(iter(self._train_sampler), None)  # it draws an order
+        elif self.state.epoch > 1:
+            raise ValueError(
+                "Cannot resume: the checkpoint is from the second pass over a stream as train_dataset or later, and "
+                "where that pass was is not known. Resume from a checkpoint of the first pass, or use a Dataset."
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL, but does not replace a table of completions by an empty one where nothing was sampled."""
@@ -214,7 +245,9 @@ class TAMPOTrainer(GRPOTrainer):
             self._padding_is_checked = True
         check_batch(self, self._policy().config, inputs)
         self._record_next_pass = training and self._log_probs_at_generation
-        self._examples = inputs
+        if training:
+            column = "problem_id" if "problem_id" in inputs[0] else "prompt"
+            self.problems = column, list(dict.fromkeys(str(example[column]) for example in inputs))
         with plain_generation(self._policy()):
             output = super()._generate_and_score_completions(inputs)
         rows = len(output["advantages"])
@@ -253,8 +286,7 @@ class TAMPOTrainer(GRPOTrainer):
         return loss
 
     def _describe_loss(self, loss: float) -> str:
-        column = "problem_id" if "problem_id" in self._examples[0] else "prompt"
-        prompts = list(dict.fromkeys(str(example[column]) for example in self._examples))
+        column, prompts = self.problems
         shown = "; ".join(prompt[:80] for prompt in prompts[:8]) + ("; ..." if len(prompts) > 8 else "")
         newest = get_last_checkpoint(self.args.output_dir) if os.path.isdir(str(self.args.output_dir)) else None
         return (
@@ -340,55 +372,13 @@ class TAMPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.should_save and self.controller is not None:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {"controller": self.args.temperature_controller, "state": self.controller.state_dict()}
-            write_json(checkpoint_folder(self, trial) / name / CONTROLLER_STATE_NAME, state)
+        if self.controller is not None:
+            folder = checkpoint_folder(self, trial) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_rollouts(self, folder)
+            if self.args.should_save:
+                write_json(folder / CONTROLLER_STATE_NAME, resumable_state(self))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        assert self.controller is not None, "create_scheduler is called first"
-        path = Path(checkpoint, CONTROLLER_STATE_NAME)
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved["controller"] != self.args.temperature_controller:
-                raise ValueError(f"it is the state of controller {saved['controller']!r}")
-            self.controller.load_state_dict(saved["state"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"Cannot resume the temperature controller {self.args.temperature_controller!r} from {path}: {error}. "
-                "Resume from another checkpoint, or start a new run."
-            ) from error
-
-
-class MetaPolicyCallback(TrainerCallback):
-    """Logs temperatures beside TRL's metrics, and moves checkpoints to steps where a run can be resumed exactly.
-
-    `TAMPOTrainer` adds it. At every optimizer step it logs `temperature` (the current one), the controller's metrics
-    (for TAMPO the distribution and its entropy in nats), and, after each finished generation batch, the mean,
-    standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative advantage.
-
-    TRL's checkpoints do not hold rollouts, so a save inside a generation batch waits for the batch's end.
-    """
-
-    def __init__(self, trainer: TAMPOTrainer) -> None:
-        self._trainer = trainer
-        self._logged: RolloutBatch | None = None
-        self._save_is_due = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._trainer
-        assert trainer.controller is not None, "train() makes the controller"
-        metrics = {"temperature": trainer.temperature} | trainer.controller.metrics()
-        if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
-            metrics |= trainer.rollout_batch.statistics()
-            self._logged = trainer.rollout_batch
-        for name, value in metrics.items():
-            training_metrics(trainer)[name].append(value)
-        last = state.global_step >= state.max_steps
-        self._save_is_due = self._save_is_due or control.should_save
-        if self._save_is_due:
-            control.should_save = last or not trainer.inside_generation_batch
-            self._save_is_due = not control.should_save
+        if checkpoint is not None:
+            load_state(self, Path(checkpoint))

@@ -10,7 +10,7 @@ head, and they use the logits of the loss: same precision, same gathering of a h
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CellType
@@ -42,8 +42,36 @@ OTHER_HEADS = {
 
 
 def micro_batches(trainer: GRPOTrainer) -> int:
-    """Micro-batches that the trainer has processed since it was built."""
+    """Micro-batches that the trainer has processed since the start of `train`, or since a resumed generation batch."""
     return trainer._step
+
+
+def rollouts_in_use(trainer: GRPOTrainer) -> list[dict[str, Any]]:
+    """Rows of the latest generation batch, in `steps_per_generation` parts, of this process."""
+    return cast(Any, trainer._buffered_inputs)
+
+
+def set_rollouts_in_use(trainer: GRPOTrainer, position: int, rollouts: list[dict[str, Any]] | None) -> None:
+    """Continue at a generation batch's micro-batch number `position`; 0 and None to sample a new one."""
+    trainer._step, trainer._buffered_inputs = position, cast(Any, rollouts)
+
+
+def completion_table(trainer: GRPOTrainer) -> dict[str, Any]:
+    """The columns of TRL's table of completions as lists, and of its parts "rewards" and "extra"."""
+
+    def lists(columns: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: lists(part) if isinstance(part, Mapping) else list(part) for n, part in columns.items()}
+
+    return lists(cast(Any, trainer._logs))
+
+
+def restore_completion_table(trainer: GRPOTrainer, table: Mapping[str, Any]) -> None:
+    """Fill TRL's empty table of completions from `completion_table`."""
+    for name, column in table.items():
+        parts = column.items() if isinstance(column, dict) else [(None, column)]
+        for part, values in parts:
+            target = cast(Any, trainer._logs[name])
+            (target if part is None else target[part]).extend(values)
 
 
 def training_metrics(trainer: GRPOTrainer) -> MutableMapping[str, list[float]]:

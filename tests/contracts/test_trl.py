@@ -106,8 +106,18 @@ def test_GRPOTrainer__paper():
     assert {"title", "id", "citation"} <= GRPOTrainer._paper.keys()
 
 
+def test_GRPOTrainer__get_train_sampler(trainer):
+    """It draws an order for each iteration, from a generator of its own."""
+    sampler, skipped = trainer._get_train_sampler(), trainer._get_train_sampler()
+    next(iter(skipped))
+    orders = [list(sampler) for _ in range(2)]
+    assert orders[0] != orders[1] == list(skipped)
+
+
 def test_Trainer__run_epoch():
-    assert callable(Trainer._run_epoch)
+    names = {"epoch", "epochs_trained", "steps_trained_in_current_epoch", "resume_from_checkpoint"}
+    assert names <= set(parameters(Trainer._run_epoch))
+    assert "epochs_trained=epochs_trained" in inspect.getsource(Trainer._inner_training_loop), "by keyword"
 
 
 def test_Trainer_create_scheduler():
@@ -121,6 +131,10 @@ def test_GRPOTrainer__step(trainer):
     assert trainer._step == 1
 
 
+def test_GRPOTrainer__buffered_inputs(trainer):
+    assert [len(part["advantages"]) for part in trainer._buffered_inputs] == [16, 16]
+
+
 def test_GRPOTrainer__metrics(trainer):
     assert isinstance(trainer._metrics["train"], defaultdict)
     assert trainer._metrics["train"].default_factory is list
@@ -128,6 +142,7 @@ def test_GRPOTrainer__metrics(trainer):
 
 def test_GRPOTrainer__logs(trainer):
     assert len(trainer._logs["prompt"]) == 32
+    assert {name for name, part in trainer._logs.items() if isinstance(part, dict)} == {"rewards", "extra"}
     trainer._logs["extra"]["new"].extend(range(33))
     assert len(trainer._logs["extra"]["new"]) == 32, "a deque as long as a generation batch"
 

@@ -237,12 +237,6 @@ def test_resume_is_exact(heads, tiny_model_path, prompts, tmp_path):
         assert torch.equal(weight, again.model.state_dict()[name]), name
 
 
-def test_saves_wait_for_the_end_of_a_generation_batch(tiny_model_path, prompts, tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 7, "steps_per_generation": 3}
-    make_trainer(tiny_model_path, prompts, tmp_path, **settings).train()
-    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6", "checkpoint-7"]
-
-
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other controller", "other candidates"])
 def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompts, tmp_path, damage):
     settings = {"save_strategy": "steps", "save_steps": 2}

@@ -1,0 +1,67 @@
+"""The callback that `TAMPOTrainer` adds to itself."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from tampo.controllers.base import RolloutBatch
+from tampo.trainer.trl_internals import training_metrics
+
+if TYPE_CHECKING:
+    from tampo.trainer.trainer import TAMPOTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class MetaPolicyCallback(TrainerCallback):
+    """Logs temperatures beside TRL's metrics, and lets a training run stop between two optimizer steps only.
+
+    `TAMPOTrainer` adds it, and calls it after all others. At every optimizer step it logs `temperature` (the current
+    one), the controller's metrics (for TAMPO the distribution and its entropy in nats), and, after each finished
+    generation batch, the mean, standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative
+    advantage.
+
+    A callback that stops the run, or the epoch, while gradients accumulate stops it at the end of that step: with half
+    of a step done, no checkpoint could be resumed exactly.
+    """
+
+    def __init__(self, trainer: "TAMPOTrainer") -> None:
+        self._trainer = trainer
+        self._logged: RolloutBatch | None = None
+        self._stops: set[str] = set()  # that wait for the end of the step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stops.clear()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name in ("should_training_stop", "should_epoch_stop"):
+            if getattr(control, name):
+                self._stops.add(name)
+                setattr(control, name, False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        while self._stops:
+            setattr(control, self._stops.pop(), True)
+        trainer = self._trainer
+        assert trainer.controller is not None, "train() makes the controller"
+        metrics = {"temperature": trainer.temperature} | trainer.controller.metrics()
+        if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
+            metrics |= trainer.rollout_batch.statistics()
+            self._logged = trainer.rollout_batch
+        for name, value in metrics.items():
+            training_metrics(trainer)[name].append(value)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Warn where `load_best_model_at_end` has loaded nothing, or not the best: no checkpoint is of that step."""
+        loaded, best = state.best_model_checkpoint, state.best_global_step
+        if not args.load_best_model_at_end or not state.is_world_process_zero:
+            return
+        if loaded is None or best is None or Path(loaded).name != f"{PREFIX_CHECKPOINT_DIR}-{best}":
+            logger.warning(
+                "load_best_model_at_end: %s; the model is that of %s.",
+                "nothing was evaluated" if best is None else f"the best step, {best}, was not saved",
+                "the last step" if loaded is None else loaded,
+            )
