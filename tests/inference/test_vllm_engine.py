@@ -97,6 +97,8 @@ def test_requests_say_everything_about_sampling(server: str) -> None:
 class FakeLLM:
     """vLLM's engine as far as tampo knows it: completions of one end token, and of as many letters as are allowed."""
 
+    llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=256))
+
     def __init__(self, **options: Any) -> None:
         self.params: list[dict[str, Any]] = []
 
