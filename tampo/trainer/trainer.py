@@ -30,6 +30,7 @@ from tampo.files import write_json
 from tampo.meta_policy import check_temperatures
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
+from tampo.trainer.log_names import LogNames
 from tampo.trainer.model_card import PAPER, add_temperature
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
@@ -58,7 +59,8 @@ class TAMPOTrainer(GRPOTrainer):
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
     equals `GRPOTrainer` to the last bit. With `log_completions`, TRL's table of completions has two more columns: the
-    sampling temperature of a completion, and its K log-likelihoods (Eq. 8).
+    sampling temperature of a completion, and its K log-likelihoods (Eq. 8). A reward function that logs a metric or a
+    column of a name that tampo uses, such as "temperature", is refused by a ValueError.
 
     Attributes:
         controller: The controller of the current training run; None before the first `train()`.
@@ -120,6 +122,7 @@ class TAMPOTrainer(GRPOTrainer):
             # vLLM samples from torch's global generator, which TRL 1.16 has just seeded with the process index:
             # without this, training runs with different seeds would have the same rollouts.
             set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
+        self.log_names = LogNames(self)
         self._heads = self._find_heads()
         # Where an update falls inside a generation batch, TRL computes the batch's log-probs once, before any update.
         self._log_probs_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
@@ -212,6 +215,11 @@ class TAMPOTrainer(GRPOTrainer):
             if self._log_probs_at_generation:
                 self._collect_likelihoods(output)
         return output
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
+        self.log_names.check_rewards(len(inputs))
+        return rewards
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self.set_temperature(inputs["temperature"].item())
@@ -357,8 +365,7 @@ class MetaPolicyCallback(TrainerCallback):
         if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
             metrics |= trainer.rollout_batch.statistics()
             self._logged = trainer.rollout_batch
-        for name, value in metrics.items():
-            training_metrics(trainer)[name].append(value)
+        trainer.log_names.write(metrics)
         last = state.global_step >= state.max_steps
         self._save_is_due = self._save_is_due or control.should_save
         if self._save_is_due:

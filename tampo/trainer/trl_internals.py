@@ -10,7 +10,7 @@ head, and they use the logits of the loss: same precision, same gathering of a h
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CellType
@@ -59,6 +59,21 @@ def sampled_prompts(trainer: GRPOTrainer) -> Sequence[str]:
 def extra_columns(trainer: GRPOTrainer) -> MutableMapping[str, Any]:
     """Further columns of TRL's table of completions: deques as long as a generation batch."""
     return cast(Any, trainer._logs["extra"])
+
+
+def reward_names(trainer: GRPOTrainer) -> Sequence[str]:
+    """Names of the reward functions: columns of TRL's table of completions."""
+    return trainer.reward_func_names
+
+
+def metrics_of_rewards(trainer: GRPOTrainer) -> Mapping[str, Sequence[float]]:
+    """What the reward functions have just logged by `log_metric` on this process."""
+    return trainer._pending_metrics
+
+
+def columns_of_rewards(trainer: GRPOTrainer) -> Mapping[str, Sequence[Any]]:
+    """What the reward functions have just logged by `log_extra` on this process."""
+    return trainer._pending_extra_logs
 
 
 def checkpoint_folder(trainer: GRPOTrainer, trial: Any) -> Path:
