@@ -74,4 +74,4 @@ class LogNames:
                 )
         self._written |= metrics.keys()
         for name, value in metrics.items():
-            log[name].append(value)
+            log[name].append(float(value))

@@ -27,7 +27,7 @@ from trl import GRPOTrainer
 
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController
 from tampo.files import write_json
-from tampo.meta_policy import check_temperatures
+from tampo.meta_policy import check_temperature, check_temperatures
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.log_names import LogNames
@@ -44,6 +44,7 @@ from tampo.trainer.trl_internals import (
     set_sampling_temperature,
     training_metrics,
 )
+from tampo.values import plain
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +164,8 @@ class TAMPOTrainer(GRPOTrainer):
 
     def set_temperature(self, temperature: float) -> None:
         """Set the current temperature, of sampling and of every log-probability computed from now on."""
-        self.temperature = self._heads.temperature = temperature
-        set_sampling_temperature(self, temperature)
+        self.temperature = self._heads.temperature = check_temperature("temperature", temperature)
+        set_sampling_temperature(self, self.temperature)
 
     def _run_settings(self, steps: int) -> RunSettings:
         return self.args.run_settings(steps, self._policy().config.get_text_config().vocab_size)
@@ -199,6 +200,7 @@ class TAMPOTrainer(GRPOTrainer):
         else:
             temperature = self.args.temperature
         self.set_temperature(temperature)
+        temperature = self.temperature
         self._record_next_pass = training and self._log_probs_at_generation
         self._examples = inputs
         output = super()._generate_and_score_completions(inputs)
@@ -322,7 +324,7 @@ class TAMPOTrainer(GRPOTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save and self.controller is not None:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {"controller": self.args.temperature_controller, "state": self.controller.state_dict()}
+            state = {"controller": self.args.temperature_controller, "state": plain(self.controller.state_dict())}
             write_json(checkpoint_folder(self, trial) / name / CONTROLLER_STATE_NAME, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
