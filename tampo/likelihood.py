@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from tampo.extras import extra
+from tampo.meta_policy import check_temperature
+from tampo.values import to_list
 
 with extra("trl"):
     import torch
@@ -49,7 +51,8 @@ class StreamingLogProbs:
         self, tokens: Tensor, temperatures: Sequence[float] | Tensor, dtype: torch.dtype = torch.float32
     ) -> None:
         self._tokens = tokens
-        self._temperatures = torch.as_tensor(temperatures, dtype=dtype, device=tokens.device)  # (K,)
+        checked = _checked(temperatures)
+        self._temperatures = torch.tensor(checked, dtype=dtype, device=tokens.device)  # (K,)
         self._rates = math.log2(math.e) / self._temperatures  # e^(z / T) = 2^(z rate)
         self._chosen = tokens.new_zeros(len(tokens), dtype=dtype)  # (M,), logit of the token itself
         # Not -inf: where all logits of a tile are -inf, -inf - -inf would be NaN.
@@ -162,7 +165,7 @@ def virtual_log_probs(
     Returns:
         Shape (B, L, K), float32 (float64 for float64 hidden states).
     """
-    keep = mask.bool()  # (B, L)
+    keep, temperatures = mask.bool(), _checked(temperatures)  # (B, L), (K,)
     height = max(1, min(_TILE_TOKENS, tile_elements))
     width = max(1, tile_elements // height)
     parts = [hidden_states.new_empty(0, len(temperatures), dtype=_precision(hidden_states))]
@@ -203,6 +206,10 @@ def scatter_to_mask(per_token: Tensor, keep: Tensor) -> Tensor:
     result = per_token.new_zeros(*keep.shape, per_token.size(-1))
     result[keep] = per_token
     return result
+
+
+def _checked(temperatures: Sequence[float] | Tensor) -> list[float]:
+    return [check_temperature("temperatures", value) for value in to_list("temperatures", temperatures)]
 
 
 def _precision(like: Tensor) -> torch.dtype:

@@ -6,11 +6,12 @@ For any trainer: draw a temperature with `sample`, generate rollouts, then give 
 
 import math
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from tampo.values import shown, to_float, to_int, to_list, to_str
 
 Likelihood = Literal["sum", "mean"]
 
@@ -112,13 +113,13 @@ class MetaPolicy:
         self.alpha = check_fraction("alpha", alpha)
         self.top_p = check_fraction("top_p", top_p)
         self.likelihood = check_likelihood("likelihood", likelihood)
-        if warmup_updates < 0:
+        self.warmup_updates = to_int("warmup_updates", warmup_updates)
+        if self.warmup_updates < 0:
             raise ValueError(f"warmup_updates must be at least 0, got {warmup_updates!r}.")
-        self.warmup_updates = warmup_updates
-        self.warmup_temperature = float(check_temperatures("warmup_temperature", [warmup_temperature])[0])
+        self.warmup_temperature = check_temperature("warmup_temperature", warmup_temperature)
         self.updates = 0
         self._advantages = np.zeros(len(self.temperatures))  # (K,), Algorithm 1 line 1
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(to_int("seed", seed))
 
     @property
     def advantages(self) -> NDArray[np.float64]:
@@ -232,31 +233,36 @@ class MetaPolicy:
 
 def check_temperatures(name: str, temperatures: Sequence[float]) -> NDArray[np.float64]:
     """`temperatures` as an array of shape (K,), or a ValueError that names `name`."""
-    try:
-        values = np.asarray(temperatures, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # words, a ragged list, an integer of 400 digits
-        values = np.empty(0)
-    if values.ndim != 1 or not len(values):
+    values = [check_temperature(name, temperature) for temperature in to_list(name, temperatures)]
+    if not values:
         raise ValueError(f"{name} must be a list of at least one temperature, got {temperatures!r}.")
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        raise ValueError(f"{name} must be positive and finite, got {values.tolist()}.")
-    if len(set(values.tolist())) < len(values):
-        raise ValueError(f"{name} must be distinct, got {values.tolist()}.")
-    return values
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} must be distinct, got {values}.")
+    return np.array(values)
+
+
+def check_temperature(name: str, temperature: float) -> float:
+    """`temperature` as a float, or a ValueError that names `name`."""
+    value = to_float(name, temperature)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}.")
+    return value
 
 
 def check_fraction(name: str, value: float) -> float:
-    """`value` if it lies in [0, 1], or a ValueError that names `name`."""
-    if not isinstance(value, Real) or not 0 <= value <= 1:  # False for NaN too
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}.")
-    return float(value)
+    """`value` as a float in [0, 1], or a ValueError that names `name`."""
+    fraction = to_float(name, value)
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {shown(value)}.")
+    return fraction
 
 
-def check_likelihood(name: str, value: str) -> str:
+def check_likelihood(name: str, value: str) -> Likelihood:
     """`value` if it is "sum" or "mean", or a ValueError that names `name`."""
-    if value not in ("sum", "mean"):
-        raise ValueError(f"{name} must be 'sum' (Eq. 8) or 'mean' (Eq. 6), got {value!r}.")
-    return value
+    word = to_str(name, value)
+    if word not in ("sum", "mean"):
+        raise ValueError(f"{name} must be 'sum' (Eq. 8) or 'mean' (Eq. 6), got {shown(value)}.")
+    return cast(Likelihood, word)
 
 
 def _finite(name: str, values: ArrayLike, ndim: int) -> NDArray[np.float64]:

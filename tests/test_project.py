@@ -25,7 +25,7 @@ MODULES = sorted(path.stem for path in (ROOT / "tampo").glob("*.py") if not path
 # tampo/ is the method and small things without opinions, which every room may use.
 TOP = {
     "context", "decoding", "extras", "files", "likelihood", "likelihood_kernel", "meta_policy", "padding", "project",
-    "stats",
+    "stats", "values",
 }  # fmt: skip
 ROOMS = {
     "controllers": set(),

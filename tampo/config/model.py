@@ -15,6 +15,7 @@ from tampo.controllers.tampo import TAMPO
 from tampo.extras import extra
 from tampo.meta_policy import DEFAULT_TEMPERATURES, Likelihood, check_temperatures
 from tampo.project import user_path
+from tampo.values import plain, single
 
 with extra("reproduce"):
     from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -42,8 +43,12 @@ class _Flat(BaseModel):
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
         """Text means the same wherever it comes from: a YAML file, the command line, `papermill -p` or `-y`."""
-        refuse_null_characters(value)
         annotation = cls.model_fields[str(info.field_name)].annotation
+        if get_origin(annotation) is not dict:  # whose values the controller converts
+            value = plain(value if get_origin(annotation) is tuple else single(value))
+        refuse_null_characters(value)
+        if annotation is not bool and isinstance(value, bool):  # which pydantic reads as 0 or 1
+            raise ValueError("must not be true or false")
         if get_origin(annotation) is tuple:
             items = list_items(value)
             return expand_ranges(items) if get_args(annotation)[0] is Seed else items
@@ -154,9 +159,13 @@ class TrainingConfig(_DataConfig):
     @model_validator(mode="after")
     def _known_parameters(self) -> Self:
         try:
-            self.configure_controller()
+            values = resolved(self.configure_controller())
         except ValueError as error:
             raise ValueError(f"temperature_controller_kwargs: {error}") from error
+        kwargs = {name: plain(value) for name, value in self.temperature_controller_kwargs.items()}
+        # An int stays one for a float: folders of results are named by these values.
+        kwargs = {name: value if value == values[name] else values[name] for name, value in kwargs.items()}
+        self.temperature_controller_kwargs.update(kwargs)
         return self
 
     @model_validator(mode="after")

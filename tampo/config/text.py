@@ -38,7 +38,11 @@ def list_items(value: Any) -> Any:
     if isinstance(value, str):
         inside = re.fullmatch(r"\s*[\[(](.*)[\])]\s*", value, re.DOTALL)
         return [part.strip(" \t\n'\"") for part in (inside[1] if inside else value).split(",") if part.strip()]
-    return [value] if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return [value]
+    if not isinstance(value, list | tuple | range) or any(isinstance(item, bool) for item in value):
+        raise ValueError("must be a list")
+    return [*value]
 
 
 def expand_ranges(items: Any) -> Any:

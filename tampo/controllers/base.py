@@ -11,13 +11,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperatures
+from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperature, check_temperatures
+from tampo.values import convert, plain, shown, to_float, to_int
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,15 @@ class RunSettings:
     vocabulary_size: int = 32_000
 
     def __post_init__(self) -> None:
-        candidates = tuple(check_temperatures("temperature_candidates", self.temperatures).tolist())
-        object.__setattr__(self, "temperatures", candidates)
-        check_fraction("meta_warmup_ratio", self.warmup_ratio)
-        check_temperatures("meta_warmup_temperature", [self.warmup_temperature])
+        values: dict[str, Any] = {
+            "temperatures": tuple(check_temperatures("temperature_candidates", self.temperatures).tolist()),
+            "warmup_ratio": check_fraction("meta_warmup_ratio", self.warmup_ratio),
+            "warmup_temperature": check_temperature("meta_warmup_temperature", self.warmup_temperature),
+        }
+        for name in ("seed", "total_steps", "total_batches", "vocabulary_size"):
+            values[name] = to_int(name, getattr(self, name))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def warmup_batches(self) -> int:
@@ -135,6 +140,16 @@ class TemperatureController(ABC):
         """The controller's parameters, by name: the fields of its dataclass."""
         return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
+    @classmethod
+    def convert(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of parameters as their annotated types. Raises a ValueError that names a bad one."""
+        try:
+            kinds = get_type_hints(cls)
+        except NameError:  # postponed annotations of a class that is defined in a function
+            kinds = {}
+        defaults = {name: type(field.default) for name, field in cls.parameters().items()}
+        return {name: convert(name, value, kinds.get(name, defaults[name])) for name, value in values.items()}
+
 
 def parameter(default: Any, help: str) -> Any:
     """A field of a controller: its default and its meaning."""
@@ -152,13 +167,15 @@ def default_of(controller: type[TemperatureController], name: str) -> Any:
 
 
 def check_positive(name: str, value: float, or_zero: bool = False) -> float:
-    """`value` if it is a finite number above 0 (or 0, where that is allowed), or a ValueError that names `name`."""
-    if not isinstance(value, Real) or not (0 < value <= sys.float_info.max or (or_zero and value == 0)):
-        raise ValueError(f"{name} must be a {'number of 0 or more' if or_zero else 'positive number'}, got {value!r}.")
-    return float(value)
+    """`value` as a finite float above 0 (or 0, where that is allowed), or a ValueError that names `name`."""
+    number = to_float(name, value)
+    if not (0 < number <= sys.float_info.max or (or_zero and number == 0)):
+        wanted = "number of 0 or more" if or_zero else "positive number"
+        raise ValueError(f"{name} must be a {wanted}, got {shown(value)}.")
+    return number
 
 
-def resolved(controller: TemperatureController) -> Mapping[str, Any]:
+def resolved(controller: TemperatureController) -> dict[str, Any]:
     """The values of a controller's parameters, as JSON types."""
-    values = {name: getattr(controller, name) for name in controller.parameters()}
+    values = {name: plain(getattr(controller, name)) for name in controller.parameters()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

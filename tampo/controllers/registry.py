@@ -89,7 +89,8 @@ def configure(
             listed = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
             hint = f"did you mean {near[0]!r}?" if near else f"{listed}."
             raise ValueError(f"The controller {name!r} does not know {parameter!r}: {hint}")
-    return CONTROLLERS[name](**parameters, **{parameter: (named or {})[parameter] for parameter in own})
+    given = {**parameters, **{parameter: (named or {})[parameter] for parameter in own}}
+    return CONTROLLERS[name](**CONTROLLERS[name].convert(given))
 
 
 def describe_controllers() -> str:

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from tampo.controllers.base import TemperatureController, parameter
-from tampo.meta_policy import check_temperatures
+from tampo.meta_policy import check_temperature
+from tampo.values import to_list
 
 
 @dataclass
@@ -14,7 +15,7 @@ class Fixed(TemperatureController):
     value: float = parameter(1.0, "Sampling temperature of the fixed controller.")
 
     def __post_init__(self) -> None:
-        self.value = float(check_temperatures("temperature", [self.value])[0])
+        self.value = check_temperature("temperature", self.value)
 
     def temperature(self, step: int) -> float:
         return self.value
@@ -28,8 +29,8 @@ class Linear(TemperatureController):
     end_temperature: float = parameter(1.5, "Last temperature.")
 
     def __post_init__(self) -> None:
-        self.start_temperature = float(check_temperatures("start_temperature", [self.start_temperature])[0])
-        self.end_temperature = float(check_temperatures("end_temperature", [self.end_temperature])[0])
+        self.start_temperature = check_temperature("start_temperature", self.start_temperature)
+        self.end_temperature = check_temperature("end_temperature", self.end_temperature)
 
     def temperature(self, step: int) -> float:
         return self.start_temperature + (self.end_temperature - self.start_temperature) * self._progress(step)
@@ -53,10 +54,10 @@ class Staged(TemperatureController):
     stages: tuple[float, ...] = parameter((0.9, 1.2, 1.5), "Temperatures, each for an equal share of the steps.")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.stages, list | tuple) or not self.stages:
-            raise ValueError(f"stages must be a list of at least one temperature, got {self.stages!r}.")
-        # One by one, since a temperature may come twice.
-        self.stages = tuple(float(check_temperatures("stages", [stage])[0]) for stage in self.stages)
+        # Not `check_temperatures`, since a temperature may come twice.
+        self.stages = tuple(check_temperature("stages", stage) for stage in to_list("stages", self.stages))
+        if not self.stages:
+            raise ValueError("stages must be a list of at least one temperature, got none.")
 
     def temperature(self, step: int) -> float:
         stage = step * len(self.stages) // max(self.run.total_steps, 1)

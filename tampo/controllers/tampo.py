@@ -19,7 +19,7 @@ class TAMPO(TemperatureController):
     def __post_init__(self) -> None:
         self.alpha = check_fraction("alpha", self.alpha)
         self.top_p = check_fraction("top_p", self.top_p)
-        check_likelihood("likelihood", self.likelihood)
+        self.likelihood = check_likelihood("likelihood", self.likelihood)
 
     def start(self, run: RunSettings) -> None:
         super().start(run)

@@ -9,6 +9,7 @@ JSON text; tampo itself reads no pickle.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import submitit
     from submitit.helpers import DelayedSubmission
 
+_NOT_IN_LOG_PATHS = re.compile(r"[%\\\x00-\x1f\x7f]")
 _REQUEUES = 100  # after time limits; pre-emptions do not count
 
 
@@ -78,7 +80,7 @@ class Resources:
         if self.accelerate is None:
             return None
         # Port 0 takes a free one, as several jobs may share a machine.
-        words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(self.accelerate)]
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(self.accelerate.absolute())]
         words += ["--main_process_port", "0", "-m", "tampo", "train", source]
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changes.items()}
         return words + [f"--{name}={text}" for name, text in texts.items() if changes[name] is not None]
@@ -98,8 +100,11 @@ class Resources:
 class Slurm:
     """Jobs called `name` in Slurm's queue, `workers` at a time; logs and notes are in the subfolder sweep of `folder`.
 
+    If Slurm would read the path of the store as another one, as with a %, the subfolder is in ~/.cache/tampo instead.
+
     Raises:
         ImportError: submitit is not installed.
+        ConfigError: The path of the home directory has such a character, too.
     """
 
     notice = "Leaving."
@@ -110,7 +115,7 @@ class Slurm:
             import submitit
 
         minutes = resources.minutes
-        self._folder = _without_percent(folder / "sweep")
+        self._folder = _folder_for_slurm(folder / "sweep")
         self._executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=_REQUEUES)
         self._executor.update_parameters(
             name=name,
@@ -220,7 +225,21 @@ class Work:
         return DelayedSubmission(self, order)
 
 
-def _without_percent(folder: Path) -> Path:
-    """The folder, or one in the home directory if its path has a %, which Slurm and submitit would expand."""
+def _folder_for_slurm(folder: Path) -> Path:
+    """The folder, or one in the home directory if Slurm would read its path as another one.
+
+    Slurm and submitit replace % in the path of a log; a backslash turns this off, so that all jobs would write the same
+    log; and an option in sbatch's script ends with its line.
+
+    Raises:
+        ConfigError: The home directory has such a path, too. Nothing is written.
+    """
     path = str(folder.absolute())
-    return Path.home() / ".cache/tampo" / hashlib.sha256(path.encode()).hexdigest()[:16] if "%" in path else folder
+    in_home = Path.home() / ".cache/tampo" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    for candidate in (folder, in_home):
+        if not _NOT_IN_LOG_PATHS.search(str(candidate.absolute())):
+            return candidate
+    raise ConfigError(
+        f"Slurm cannot write logs in {path!r}, nor in the home directory {str(Path.home())!r}: their paths have a %, a "
+        "backslash or a line break. Name a store without these in the variable TAMPO_STORE."
+    )

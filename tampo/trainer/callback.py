@@ -8,7 +8,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tampo.controllers.base import RolloutBatch
-from tampo.trainer.trl_internals import training_metrics
 
 if TYPE_CHECKING:
     from tampo.trainer.trainer import TAMPOTrainer
@@ -51,8 +50,7 @@ class MetaPolicyCallback(TrainerCallback):
         if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
             metrics |= trainer.rollout_batch.statistics()
             self._logged = trainer.rollout_batch
-        for name, value in metrics.items():
-            training_metrics(trainer)[name].append(value)
+        trainer.log_names.write(metrics)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Warn where `load_best_model_at_end` has loaded nothing, or not the best: no checkpoint is of that step."""

@@ -1,15 +1,23 @@
 """`TAMPOConfig`: TRL's `GRPOConfig`, the temperature controller and its parameters."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Self, cast
 
 from trl import GRPOConfig
 
-from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, parameter
+from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, parameter, resolved
 from tampo.controllers.registry import CONTROLLERS, RENAMED_PARAMETERS, configure
 from tampo.controllers.tampo import TAMPO
-from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_likelihood, check_temperatures
+from tampo.meta_policy import (
+    DEFAULT_TEMPERATURES,
+    check_fraction,
+    check_likelihood,
+    check_temperature,
+    check_temperatures,
+)
 from tampo.trainer.trl_internals import DICT_FIELDS
+from tampo.values import convert, plain
 
 
 def _of_tampo(name: str) -> Any:
@@ -24,6 +32,9 @@ class TAMPOConfig(GRPOConfig):
     GRPO's `temperature` is the sampling temperature of the "fixed" controller, and with every controller that of
     evaluations during training. A parameter out of its range raises a ValueError that names it.
 
+    Values become plain Python types: numbers may be words ("6e-1"), fractions, and scalars of numpy, torch or pandas;
+    lists may be arrays.
+
     Example:
         >>> cosine = {"temperature_controller": "cosine", "temperature_controller_kwargs": {"end_temperature": 1.2}}
         >>> config = TAMPOConfig("out", **cosine, use_cpu=True, bf16=False)
@@ -31,7 +42,7 @@ class TAMPOConfig(GRPOConfig):
         Cosine(start_temperature=0.9, end_temperature=1.2)
         >>> TAMPOConfig("out", meta_alpha=2, use_cpu=True, bf16=False)
         Traceback (most recent call last):
-        ValueError: meta_alpha must be between 0 and 1, got 2.
+        ValueError: meta_alpha must be between 0 and 1, got 2.0.
     """
 
     _VALID_DICT_FIELDS = [*DICT_FIELDS, "temperature_controller_kwargs"]  # noqa: RUF012
@@ -67,24 +78,35 @@ class TAMPOConfig(GRPOConfig):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        kinds = TAMPOConfig.__annotations__ | {"temperature": float}
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if name == "temperature_controller_kwargs":
+                continue  # the controller converts them
+            if name in kinds:
+                setattr(self, name, convert(name, value, kinds[name]))
+            elif hasattr(value, "tolist"):
+                setattr(self, name, plain(value))
         super().__post_init__()
         rows = self.scoring_batch_size
-        if rows is not None and (not isinstance(rows, int) or rows < 1):
-            raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")
-        if self.temperature_controller not in list(CONTROLLERS):  # in a list: the value may not be hashable
+        if rows is not None and rows < 1:
+            raise ValueError(f"scoring_batch_size must be at least 1, or None, got {rows!r}.")
+        if self.temperature_controller not in CONTROLLERS:
             raise ValueError(
                 f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."
             )
         check_temperatures("temperature_candidates", self.temperature_candidates)
         for name in ("temperature", "meta_warmup_temperature"):
-            check_temperatures(name, [getattr(self, name)])
+            check_temperature(name, getattr(self, name))
         for name in ("meta_alpha", "meta_top_p", "meta_warmup_ratio"):
             check_fraction(name, getattr(self, name))
         check_likelihood("meta_likelihood", self.meta_likelihood)
         try:
-            self.configure_controller()
+            values = resolved(self.configure_controller())
         except ValueError as error:
             raise ValueError(f"temperature_controller_kwargs: {error}") from error
+        if isinstance(self.temperature_controller_kwargs, Mapping):
+            self.temperature_controller_kwargs = {name: values[name] for name in self.temperature_controller_kwargs}
         if isinstance(self.generation_kwargs, dict) and "temperature" in self.generation_kwargs:
             raise ValueError(
                 "generation_kwargs must not hold a temperature: the loss would not use it. Set `temperature` and "

@@ -22,6 +22,7 @@ from tampo.trainer.trl_internals import (
     rollouts_in_use,
     set_rollouts_in_use,
 )
+from tampo.values import plain
 
 if TYPE_CHECKING:
     from tampo.trainer.trainer import TAMPOTrainer
@@ -70,7 +71,7 @@ def resumable_state(trainer: "TAMPOTrainer") -> dict[str, Any]:
     assert trainer.controller is not None, "train() makes the controller"
     return {
         "controller": trainer.args.temperature_controller,
-        "state": trainer.controller.state_dict(),
+        "state": plain(trainer.controller.state_dict()),
         "generation_batch": {"micro_batches": micro_batches(trainer) % trainer.args.passes_per_batch}
         | _layout(trainer),
         "inside_step": not trainer.accelerator.sync_gradients,

@@ -28,10 +28,11 @@ from trl import GRPOTrainer
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController
 from tampo.decoding import plain_generation
 from tampo.files import write_json
-from tampo.meta_policy import check_temperatures
+from tampo.meta_policy import check_temperature, check_temperatures
 from tampo.trainer.callback import MetaPolicyCallback
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.length_grouping import compute_by_length
+from tampo.trainer.log_names import LogNames
 from tampo.trainer.model_card import PAPER, add_temperature
 from tampo.trainer.positions import check_padding
 from tampo.trainer.prompt_lengths import check_batch, check_datasets
@@ -65,7 +66,8 @@ class TAMPOTrainer(GRPOTrainer):
     equals `GRPOTrainer` to the last bit, with two exceptions: for models like GPT-2, TRL's loss counts padding as
     positions; and settings of the model's generation_config that change the sampling without the loss's knowledge, such
     as min_p, are not used (those of the `TAMPOConfig` are). With `log_completions`, TRL's table of completions has two
-    more columns: the sampling temperature of a completion, and its K log-likelihoods (Eq. 8).
+    more columns: the sampling temperature of a completion, and its K log-likelihoods (Eq. 8). A reward function that
+    logs a metric or a column of a name that tampo uses, such as "temperature", is refused by a ValueError.
 
     Attributes:
         controller: The controller of the current training run; None before the first `train()`.
@@ -141,6 +143,7 @@ class TAMPOTrainer(GRPOTrainer):
             # vLLM samples from torch's global generator, which TRL 1.16 has just seeded with the process index:
             # without this, training runs with different seeds would have the same rollouts.
             set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
+        self.log_names = LogNames(self)
         self._heads = self._find_heads()
         # Where an update falls inside a generation batch, TRL computes the batch's log-probs once, before any update.
         self._log_probs_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
@@ -182,8 +185,8 @@ class TAMPOTrainer(GRPOTrainer):
 
     def set_temperature(self, temperature: float) -> None:
         """Set the current temperature, of sampling and of every log-probability computed from now on."""
-        self.temperature = self._heads.temperature = temperature
-        set_sampling_temperature(self, temperature)
+        self.temperature = self._heads.temperature = check_temperature("temperature", temperature)
+        set_sampling_temperature(self, self.temperature)
 
     def _run_settings(self, steps: int) -> RunSettings:
         return self.args.run_settings(steps, self._policy().config.get_text_config().vocab_size)
@@ -240,6 +243,7 @@ class TAMPOTrainer(GRPOTrainer):
         else:
             temperature = self.args.temperature
         self.set_temperature(temperature)
+        temperature = self.temperature
         if not self._padding_is_checked:
             self._check_padding()
             self._padding_is_checked = True
@@ -273,6 +277,11 @@ class TAMPOTrainer(GRPOTrainer):
             return cast(Tensor, self._heads.log_probs(lambda: compute(self.model, *rows), Rows(*rows), None)[0])
 
         check_padding(self, models, log_probs, self.args.scoring_batch_size is not None)
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
+        self.log_names.check_rewards(len(inputs))
+        return rewards
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self.set_temperature(inputs["temperature"].item())

@@ -89,6 +89,21 @@ def extra_columns(trainer: GRPOTrainer) -> MutableMapping[str, Any]:
     return cast(Any, trainer._logs["extra"])
 
 
+def reward_names(trainer: GRPOTrainer) -> Sequence[str]:
+    """Names of the reward functions: columns of TRL's table of completions."""
+    return trainer.reward_func_names
+
+
+def metrics_of_rewards(trainer: GRPOTrainer) -> Mapping[str, Sequence[float]]:
+    """What the reward functions have just logged by `log_metric` on this process."""
+    return trainer._pending_metrics
+
+
+def columns_of_rewards(trainer: GRPOTrainer) -> Mapping[str, Sequence[Any]]:
+    """What the reward functions have just logged by `log_extra` on this process."""
+    return trainer._pending_extra_logs
+
+
 def checkpoint_folder(trainer: GRPOTrainer, trial: Any) -> Path:
     """The folder that holds the checkpoints."""
     return Path(trainer._get_output_dir(trial=trial))

@@ -78,6 +78,11 @@ def test_GRPOTrainer__get_per_token_logps_and_entropies():
     signature.bind("self", "model", "input_ids", "attention_mask", 8, batch_size=2, compute_entropy=True)
 
 
+def test_GRPOTrainer__calculate_rewards():
+    expected = ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+    assert parameters(GRPOTrainer._calculate_rewards) == expected
+
+
 def test_GRPOTrainer__save_checkpoint():
     assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
 
@@ -145,6 +150,23 @@ def test_GRPOTrainer__logs(trainer):
     assert {name for name, part in trainer._logs.items() if isinstance(part, dict)} == {"rewards", "extra"}
     trainer._logs["extra"]["new"].extend(range(33))
     assert len(trainer._logs["extra"]["new"]) == 32, "a deque as long as a generation batch"
+
+
+def test_GRPOTrainer__pending_metrics(trainer):
+    """What reward functions log, until TRL has computed the rewards of the batch."""
+    trainer._log_metric("new", 1.0)
+    assert trainer._pending_metrics.pop("new") == [1.0]
+    assert not trainer._pending_metrics
+
+
+def test_GRPOTrainer__pending_extra_logs(trainer):
+    trainer._log_completion_extra("new", [1, 2])
+    assert trainer._pending_extra_logs.pop("new") == [1, 2]
+    assert not trainer._pending_extra_logs
+
+
+def test_GRPOTrainer_reward_func_names(trainer):
+    assert trainer.reward_func_names == ["digit_reward"]
 
 
 def test_GRPOTrainer_generation_config(trainer):
@@ -290,11 +312,6 @@ def test_GRPOTrainer_eos_token_ids(trainer):
 @REPRODUCE
 def test_GRPOTrainer__generate():
     assert callable(GRPOTrainer._generate)
-
-
-@REPRODUCE
-def test_GRPOTrainer__calculate_rewards():
-    assert callable(GRPOTrainer._calculate_rewards)
 
 
 @REPRODUCE

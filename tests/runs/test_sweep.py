@@ -233,28 +233,111 @@ def test_a_stop_reaches_all_that_a_launcher_started_and_only_the_sweep_decides_o
     assert children() == []
 
 
-def test_a_percent_sign_in_the_path_is_only_that(queued, tmp_path, capsys):
+ODD_NAMES = [
+    "100%j of %A", "%a", "%t", "%N", "%x%u", "%%", "50%", "%5j", "a b", "it's \"q\"", "$HOME", "`id`", "back\\slash",
+    "end\\", "two\nlines", "carriage\rreturn", "\ttab", "é 数据 😀", "-dash", "#hash", "a #b", "~tilde", "{a,b}",
+    "[0-3]",
+]  # fmt: skip
+
+
+def log_in_slurm(script, job, task=None):
+    """The file that Slurm writes the output of a script to, by the rules of sbatch's manual."""
+    (line,) = re.findall("^#SBATCH (--output=.*)", script, re.M)
+    word, quote, characters = "", None, iter(line)
+    for character in characters:
+        if character == "\\":  # also in quotes
+            word += next(characters, "")
+        elif quote:
+            quote, word = (None, word) if character == quote else (quote, word + character)
+        elif character in "'\"":
+            quote = character
+        elif character.isspace() or character == "#":
+            break
+        else:
+            word += character
+    path = word.removeprefix("--output=")
+    if "\\" in path:
+        return path.replace("\\", "")
+    known = {
+        "%": "%",
+        "j": job,
+        "A": job,
+        "a": task,
+        "t": "0",
+        "N": "node",
+        "x": "tampo",
+        "u": "user",
+        "n": "0",
+        "s": "0",
+    }
+    return re.sub("%([0-9]*)(.)", lambda match: str(known.get(match[2], match[0])), path)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_slurms_logs_are_where_the_sweep_reads_them_whatever_the_path(slurm, tmp_path, monkeypatch, name, seeds):
+    """One job, and an array; nothing else is written beside the project."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    project = tmp_path / name
+    project.mkdir()
+    store, runs = RunStore(project / "runs"), slurm_runs(seeds)
+    submit(runs, store, Slurm(store.root, "tampo", Resources()))
+    script = (slurm / "script0").read_bytes().decode()
+    assert subprocess.run(["bash", "-n", slurm / "script0"], check=True).returncode == 0
+    for number, run in enumerate(runs):
+        assert log_in_slurm(script, "12", number) == str(run.attempt.log)
+        assert run.attempt.handle.paths.submitted_pickle.is_file()
+        assert run.attempt.note.is_file()
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made - {"home"} == {"slurm", name}
+    assert ("home" in made) == bool(set(name) & set("%\\\n\r\t")), "the store, wherever its path can be written"
+    (slurm / "states").write_text("12|RUNNING|node\n12_0|RUNNING|node\n12_1|RUNNING|node\n")
+    for run in runs:
+        found, attempt = Slurm(store.root, "tampo", Resources()).find(run.job.folder(store).name)
+        assert (found.log, attempt) == (run.attempt.log, 1)
+
+
+@pytest.mark.parametrize("name", ["50%", "back\\slash", "two\nlines"])
+def test_a_path_that_slurm_cannot_write_in_is_refused_before_anything_is_written(
+    slurm, tmp_path, monkeypatch, capsys, name
+):
+    project = tmp_path / name
+    project.mkdir()
+    (project / ".tampo-project").touch()
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(project / "home"))
+    words = [word for word in WORDS if word != "--cluster=local"]
+    assert main([*words, "--cluster=slurm", "--controllers", "tampo", "--seeds", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "Slurm cannot write logs in" in said
+    assert repr(str(project))[1:-1] in said
+    assert "TAMPO_STORE" in said
+    assert {path.name for path in tmp_path.rglob("*")} == {name, ".tampo-project", "slurm", *os.listdir(slurm)}
+    monkeypatch.setenv("TAMPO_STORE", str(tmp_path / "plain"))
+    store = RunStore.of(PARAMS)
+    submit(slurm_runs([0]), store, Slurm(store.root, "tampo", Resources()))
+    assert (tmp_path / "plain").is_dir()
+
+
+def test_jobs_of_this_machine_in_any_path(queued, tmp_path):
     _, run = queued
     (tmp_path / "saved").touch()  # with which the launcher fails at once
-    store = RunStore(tmp_path / "100%j of %A" / "runs")
+    store = RunStore(tmp_path.joinpath(*ODD_NAMES) / "runs")
     follow([run], store, Workers(store.root, 1), lambda ended: None)
     assert run.log.read_text().startswith("went on\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"saved", "thread", "100%j of %A"}
+    assert "went on" in run.failure()
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "thread", ODD_NAMES[0]}
 
 
-def test_slurm_gets_a_folder_without_a_percent_sign(slurm, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    store, (run,) = RunStore(tmp_path / "100%j of %A" / "runs"), slurm_runs([0])
-    submit([run], store, Slurm(store.root, "tampo", Resources()))
-    (output,) = re.findall("^#SBATCH --output=(.*)", (slurm / "script0").read_text(), re.M)
-    assert re.fullmatch(rf"{tmp_path}/home/.cache/tampo/[0-9a-f]{{16}}/%j_0_log.out", output)
-    assert str(run.attempt.log) == output.replace("%j", "12")
-    assert {path.name for path in tmp_path.iterdir()} == {"home", "slurm"}
-    found, attempt = Slurm(store.root, "tampo", Resources()).find(run.job.folder(store).name) or (None, 0)
-    assert found is None, "sacct knows nothing of it"
-    (slurm / "states").write_text("12|RUNNING|node\n")
-    found, attempt = Slurm(store.root, "tampo", Resources()).find(run.job.folder(store).name)
-    assert (found.log, attempt) == (run.attempt.log, 1)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_the_launcher_finds_accelerates_file_in_any_path(tmp_path, monkeypatch, name):
+    config = tmp_path / f"{name}.yaml"
+    config.write_text("num_processes: 1\nuse_cpu: true\n")
+    monkeypatch.chdir(tmp_path)
+    command = Resources(accelerate=Path(config.name)).launch("smoke", {"model": name})
+    assert command[3:5] == ["--config_file", str(config)]
+    options = build_parser().parse_args(command[command.index("tampo") + 1 :])
+    assert options.overrides["model"] == name
 
 
 def test_without_submitit_slurm_names_what_to_install(slurm, tmp_path, monkeypatch):
