@@ -20,6 +20,7 @@ from tampo.values import plain, single
 with extra("reproduce"):
     from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+GraderName = Literal["tampo", "math-verify"]
 SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -28,10 +29,10 @@ EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 
 Seed = Annotated[int, Field(ge=0)]
 
-# What decides nothing: addresses (models and data are known by their content, `tampo.runs.identity`), where a log goes,
-# and how much memory an engine takes.
+# What decides nothing: addresses (models and data are known by their content and the grader by its version,
+# `tampo.runs.identity`), where a log goes, and how much memory an engine takes.
 _ADDRESSES = frozenset(
-    {"model", "model_revision", "data_dir", "data_revisions", "vllm_server_base_url", "report_to"}
+    {"grader", "model", "model_revision", "data_dir", "data_revisions", "vllm_server_base_url", "report_to"}
     | {"vllm_gpu_memory_utilization"}
 )
 
@@ -64,6 +65,9 @@ class _Flat(BaseModel):
 
 class _DataConfig(_Flat):
     suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, mini-choice, math or ecqa.")
+    grader: GraderName = Field(
+        "tampo", description="Judge of math and ecqa: tampo, or math-verify for the verdicts of the plain library."
+    )
     data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
     data_revisions: dict[str, str] = Field(
         {},
@@ -74,6 +78,12 @@ class _DataConfig(_Flat):
     vllm_server_base_url: str = Field(
         "http://127.0.0.1:8000", description="Address of the server of the vllm-server engines."
     )
+
+    @model_validator(mode="after")
+    def _grader_of_the_suite(self) -> Self:
+        if self.grader != "tampo" and self.suite.startswith("mini"):
+            raise ValueError(f"grader {self.grader!r} judges the suites math and ecqa; {self.suite} has its own judges")
+        return self
 
     @field_validator("data_dir", "model", "output_dir", check_fields=False)
     @classmethod

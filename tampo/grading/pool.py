@@ -1,9 +1,9 @@
-"""Grade the final answer of a completion against the gold answer: math-verify in worker processes.
+"""Grade the final answer of a completion against the gold answer, in worker processes.
 
-Some completions make sympy hang or use all memory, and math-verify's own timeouts only work in a main thread. So each
-answer is graded in a worker process with a memory cap, and a kernel timer kills the worker at the deadline, even inside
-C code. A worker runs `python -m tampo.grading.pool` and imports neither torch nor the caller's `__main__`, so grading
-works from threads, notebooks and scripts without a `__main__` guard. POSIX systems only.
+Some completions make sympy hang or use all memory. So each answer is graded in a worker process with a memory cap, and
+a kernel timer kills the worker at the deadline, even inside C code. The deadline counts the worker's own processor
+time: a busy machine changes no verdict. A worker runs `python -m tampo.grading.pool` and imports neither torch nor the
+caller's `__main__`, so grading works from threads, notebooks and scripts without a `__main__` guard. POSIX only.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from tampo.grading.answers import Status, match_answer
+from tampo.grading.answers import Grader, Status, match_answer
 
 _START_SECONDS = 120.0  # to import sympy on a busy machine
-_GRACE_SECONDS = 5.0  # after the deadline, until a worker is killed that its own timer did not end (a stopped process)
+_WALL_SECONDS = (60.0, 20.0)  # until a worker is killed that its own timer did not end: so many, and times the deadline
+_ATTEMPTS = 3  # by different workers, if one is killed by something else than its timer
 _ANSWERS_PER_WORKER = 5_000  # then a new worker starts: the parser's caches only grow
 _ANSWER_LENGTH = 1_000  # characters of the answer in a verdict
 
@@ -52,11 +52,13 @@ def grade_math(
     golds: Sequence[str],
     tolerances: Sequence[float | None] | None = None,
     pool: "GradingPool | None" = None,
+    grader: Grader = "tampo",
 ) -> list[Verdict]:
     r"""Grade each completion against its gold answer.
 
     The answer is the content of the last non-empty `\boxed{}` (of several, if they are joined as in "\boxed{1} and
-    \boxed{2}"), otherwise what math-verify finds in the last 2,000 characters.
+    \boxed{2}"), otherwise what the completion states as its answer ("the answer is ..."), or the mathematics at the end
+    of its last sentence, if the sentence is whole.
 
     Args:
         completions: Texts of the model.
@@ -64,6 +66,7 @@ def grade_math(
         tolerances: For each gold answer that is a single number, its absolute tolerance (OlympiadBench's `error`) or
             None.
         pool: The workers. By default, one pool per process with a deadline of 5 s.
+        grader: "math-verify" gives the verdicts of the plain library, to compare with the numbers of others.
 
     Returns:
         One verdict per completion, in the same order.
@@ -72,7 +75,7 @@ def grade_math(
         ValueError: The sequences differ in length.
         RuntimeError: No worker can be started (for example, math-verify is not installed) or the pool is closed.
     """
-    return (pool or _default_pool(os.getpid())).grade(completions, golds, tolerances)
+    return (pool or _default_pool(os.getpid())).grade(completions, golds, tolerances, grader)
 
 
 # pebble 5.2.3 has such a pool, but its workers share one locked pipe: a worker killed at the wrong moment (as by the
@@ -86,7 +89,7 @@ class GradingPool(contextlib.AbstractContextManager["GradingPool"]):
 
     Args:
         workers: Number of processes; by default one per available core, at most 8.
-        deadline: Seconds per answer.
+        deadline: Seconds of processor time per answer.
         memory: Address space of a worker in bytes.
     """
 
@@ -102,14 +105,18 @@ class GradingPool(contextlib.AbstractContextManager["GradingPool"]):
         self._finalizer = weakref.finalize(self, _end, self._threads, self._workers, os.getpid())
 
     def grade(
-        self, completions: Sequence[str], golds: Sequence[str], tolerances: Sequence[float | None] | None = None
+        self,
+        completions: Sequence[str],
+        golds: Sequence[str],
+        tolerances: Sequence[float | None] | None = None,
+        grader: Grader = "tampo",
     ) -> list[Verdict]:
         """Same as `grade_math`, with this pool's workers."""
         if tolerances is None:
             tolerances = [None] * len(golds)
         if not len(completions) == len(golds) == len(tolerances):
             raise ValueError(f"got {len(completions)} completions, {len(golds)} golds, {len(tolerances)} tolerances")
-        return list(self._threads.map(self._grade_one, completions, golds, tolerances))
+        return list(self._threads.map(partial(self._grade_one, grader), completions, golds, tolerances))
 
     def close(self) -> None:
         """End the workers. A closed pool raises RuntimeError when used."""
@@ -118,20 +125,18 @@ class GradingPool(contextlib.AbstractContextManager["GradingPool"]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _grade_one(self, completion: str, gold: str, tolerance: float | None) -> Verdict:
+    def _grade_one(self, grader: Grader, completion: str, gold: str, tolerance: float | None) -> Verdict:
         # If the worker dies, but not from the deadline (earlier answers filled its memory, or it was killed), another
-        # worker tries again in the remaining time.
-        seconds = self._deadline
-        while seconds > 0.1:
+        # worker tries again.
+        wall = _WALL_SECONDS[0] + _WALL_SECONDS[1] * self._deadline
+        for _ in range(_ATTEMPTS):
             worker = self._usable_worker()
-            start = time.monotonic()
-            reply = worker.ask([seconds, completion, gold, tolerance], seconds + _GRACE_SECONDS)
+            reply = worker.ask([self._deadline, completion, gold, tolerance, grader], wall)
             if reply is not None:
                 return Verdict(reply[0] == "correct", reply[0], reply[1])
             worker.end()
-            if worker.process.returncode == -signal.SIGALRM or worker.answered == 1:
+            if worker.process.returncode == -signal.SIGPROF or worker.answered == 1:
                 break
-            seconds -= time.monotonic() - start
         return Verdict(False, "timeout", None)
 
     def _usable_worker(self) -> "_Worker":
@@ -206,7 +211,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, memory: int) -> None:
-    """Grade answers until the parent process closes the connection; SIGALRM ends this process at the deadline."""
+    """Grade answers until the parent process closes the connection; SIGPROF ends this process at the deadline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable()
@@ -218,11 +223,11 @@ def _serve(connection: Connection, memory: int) -> None:
     connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
-            # The default action of SIGALRM ends the process, whatever it is doing and whether or not the parent lives.
+            # The default action of SIGPROF ends the process, whatever it is doing and whether or not the parent lives.
             seconds, *question = connection.recv()
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             status, answer = match_answer(*question)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send([status, answer and answer[:_ANSWER_LENGTH]])
 
 

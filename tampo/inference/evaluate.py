@@ -110,7 +110,7 @@ def _check_lengths(engine: Engine, config: EvaluationConfig, benchmarks: dict[st
 
 
 def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader)
     prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in problems]
     seed = derive_seed(config.eval_seed, name)  # benchmarks must not share random numbers
     sampled = engine.generate(

@@ -41,7 +41,7 @@ def suite_questions(config: EvaluationConfig, model: LanguageModel, count: int) 
     Raises:
         DataError: A published set is missing or changed.
     """
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader)
     problems = [
         problem
         for name in config.benchmarks or suite.benchmarks
@@ -90,7 +90,7 @@ def _products_for_chat(config: EvaluationConfig, model: LanguageModel, count: in
 
     # The paper's grader, which also reads answers outside of a box.
     def grade(problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        return grade_math(list(completions), [problem.answer for problem in problems])
+        return grade_math(list(completions), [problem.answer for problem in problems], grader=config.grader)
 
     return Questions(_EXAMPLE_FAMILY, problems, prompts, grade)
 

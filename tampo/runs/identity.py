@@ -18,7 +18,7 @@ from tampo.runs.hashes import remembered_sha256
 from tampo.runs.training_data import local_model, model_commit
 from tampo.tasks.hub import hub_commit
 from tampo.tasks.mini_model import RECIPES
-from tampo.tasks.suites import get_suite
+from tampo.tasks.suites import Suite, get_suite
 
 # What is no part of a model, though it lies in its folder: documentation, and the state of a training run.
 _NO_FILES = (
@@ -35,10 +35,11 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
         ConfigError: The model cannot be found, or its folder holds none.
         DataError: A data set cannot be found.
     """
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader)
     benchmarks = suite.benchmarks if config.drop_overlaps else ()  # they decide which problems are left out
     data = suite.content(True, benchmarks, config.data_dir, config.data_revisions)
-    return config.identity() | model_identity(config.model, config.model_revision) | {"data": data}
+    model = model_identity(config.model, config.model_revision)
+    return config.identity() | model | _grader(suite) | {"data": data}
 
 
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
@@ -48,12 +49,16 @@ def evaluation_identity(config: EvaluationConfig, model: str, training: Training
         ConfigError: An unknown benchmark, or a model that cannot be found.
         DataError: A data set cannot be found.
     """
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader)
     data = suite.content(False, chosen_benchmarks(config), config.data_dir, config.data_revisions)
-    identity = config.identity() | {"data": data}
+    identity = config.identity() | _grader(suite) | {"data": data}
     if training is None:
         return identity | model_identity(model, config.model_revision)
     return identity | {"training": training_identity(training)}
+
+
+def _grader(suite: Suite) -> dict[str, str]:
+    return {"grader": suite.grader} if suite.grader else {}
 
 
 def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def make_trainer(
     """
     _check_processes(config)
     check_problem_count(config)
-    suite, path = get_suite(config.suite), model_folder(config.model, config.model_revision)
+    suite, path = get_suite(config.suite, config.grader), model_folder(config.model, config.model_revision)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     check_problem_count(config, loaded)

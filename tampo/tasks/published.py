@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tampo.files import sha256
-from tampo.grading.answers import find_boxed
+from tampo.grading.extraction import find_boxed
 from tampo.project import user_path
 from tampo.tasks.hub import COMMIT, hub_commit
 from tampo.tasks.mini import LETTERS, Problem

@@ -5,9 +5,11 @@ through this protocol.
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Protocol
 
-from tampo.grading import Status, Verdict, grade_math
+from tampo.grading import Grader, Status, Verdict, grade_math
+from tampo.grading.answers import VERSION
 from tampo.tasks import mini
 from tampo.tasks.mini import LETTERS, Problem
 from tampo.tasks.prompts import Message, problem_messages
@@ -21,6 +23,7 @@ class Suite(Protocol):
     """A training set and benchmarks. `data_dir` and `revisions` (by name) select the source of published sets."""
 
     benchmarks: tuple[str, ...]
+    grader: str | None  # what a result depends on beside the data: rules and library with their versions
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         """The training set: its first `count` problems (of each family), or all."""
@@ -45,6 +48,7 @@ class _Mini:
 
     def __init__(self, families: tuple[str, ...]) -> None:
         self.benchmarks = families
+        self.grader: str | None = None
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         families = [mini.make_problems(task, count or 2000, seed, "train") for task in self.benchmarks]
@@ -73,8 +77,10 @@ class _Mini:
 class _Published:
     """Problems of `tampo.tasks.published`, graded by `tampo.grading`."""
 
-    def __init__(self, training_set: str, benchmarks: tuple[str, ...]) -> None:
-        self._training_set, self.benchmarks = training_set, benchmarks
+    def __init__(self, training_set: str, benchmarks: tuple[str, ...], grader: Grader) -> None:
+        self._training_set, self.benchmarks, self._grader = training_set, benchmarks, grader
+        library = f"math-verify {version('math-verify')}"
+        self.grader: str | None = f"tampo {VERSION}, {library}" if grader == "tampo" else library
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         revision = revisions.get(self._training_set)
@@ -97,7 +103,8 @@ class _Published:
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
         golds = [problem.answer for problem in problems]
-        verdicts = grade_math(completions, golds, [problem.metadata.get("error") for problem in problems])
+        tolerances = [problem.metadata.get("error") for problem in problems]
+        verdicts = grade_math(completions, golds, tolerances, grader=self._grader)
         return [_same_option(problem, verdict) for problem, verdict in zip(problems, verdicts, strict=True)]
 
 
@@ -110,16 +117,26 @@ def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
     return verdict
 
 
-_SUITES: dict[str, Suite] = {
-    "mini": _Mini(mini.TASKS),
-    "mini-choice": _Mini(mini.CHOICE_TASKS),
-    "math": _Published("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
-    "ecqa": _Published("ecqa", ("ECQA",)),
+_MINI = {"mini": mini.TASKS, "mini-choice": mini.CHOICE_TASKS}
+_PUBLISHED = {
+    "math": ("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
+    "ecqa": ("ecqa", ("ECQA",)),
 }
 
 
-def get_suite(name: str) -> Suite:
-    """The suite called `name`: "mini", "mini-choice", "math" or "ecqa". Raises ValueError for another name."""
-    if name not in _SUITES:
-        raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_SUITES)}.")
-    return _SUITES[name]
+def get_suite(name: str, grader: Grader = "tampo") -> Suite:
+    """The suite called `name`: "mini", "mini-choice", "math" or "ecqa".
+
+    Args:
+        grader: Judges the answers of "math" and "ecqa" (`tampo.grading.grade_math`).
+
+    Raises:
+        ValueError: Another name, or another grader for a mini suite, whose tasks judge their answers themselves.
+    """
+    if name not in _MINI | _PUBLISHED:
+        raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_MINI | _PUBLISHED)}.")
+    if name in _PUBLISHED:
+        return _Published(*_PUBLISHED[name], grader)
+    if grader != "tampo":
+        raise ValueError(f"grader {grader!r} judges the suites math and ecqa only; {name} has judges of its own.")
+    return _Mini(_MINI[name])

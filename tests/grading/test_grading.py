@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,17 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify", reason="math-verify is not installed")
 
-from tampo.grading.answers import find_boxed
+from tampo.grading.extraction import find_boxed
 from tampo.grading.pool import GradingPool, Verdict, grade_math
+from tests.grading.cases import EQUAL, UNEQUAL
 
 DATA = Path(os.environ.get("TAMPO_DATA_DIR", ""))
 needs_data = pytest.mark.skipif(not os.environ.get("TAMPO_DATA_DIR"), reason="TAMPO_DATA_DIR is not set")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 BENCHMARKS = {"aime24": 30, "math500": 500, "amc23": 40, "minerva_math": 272, "olympiadbench": 675}
 
-# Labelled wrong by their publisher, whose grader does not read e-notation: gold 3.83e35, answer 3.83 \times 10^{35}.
-MISLABELLED = {"gc01468", "gc01655", "gc01723", "gc01895"}
+# Gold 1.55, answer 1.55 eV: labelled wrong.
+MISLABELLED = {"gc01859"}
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,21 @@ def test_wrong_answers(pool):
     assert [case for case, verdict in zip(WRONG, verdicts, strict=True) if verdict.status != "wrong"] == []
 
 
+def completion(answer):
+    return answer[1:] if answer.startswith("!") else f"So it is $\\boxed{{{answer}}}$."
+
+
+def test_equal_answers_of_every_kind(pool):
+    verdicts = pool.grade([completion(answer) for _, answer in EQUAL], [gold for gold, _ in EQUAL])
+    assert [(case, v.status) for case, v in zip(EQUAL, verdicts, strict=True) if not v.correct] == []
+
+
+def test_unequal_answers_of_every_kind(pool):
+    verdicts = pool.grade([completion(answer) for _, answer in UNEQUAL], [gold for gold, _ in UNEQUAL])
+    assert [case for case, verdict in zip(UNEQUAL, verdicts, strict=True) if verdict.correct] == []
+    assert "timeout" not in {verdict.status for verdict in verdicts}
+
+
 @pytest.mark.parametrize(
     ("completion", "gold", "verdict"),
     [
@@ -209,12 +224,33 @@ def test_hostile_text():
         assert time.monotonic() - start < 60
         statuses = {name: verdict.status for (name, _), verdict in zip(cases, verdicts, strict=True)}
         assert not any(verdict.correct for verdict in verdicts)
-        assert statuses["tower"] == statuses["billion digits"] == "timeout"
+        assert statuses["tower"] == "timeout"
         assert statuses["2 MB without a box"] == "unparseable"
         assert all(len(verdict.answer or "") <= 1000 for verdict in verdicts)
         # The pool still works, and NUL bytes do not hide an answer.
         after = pool.grade(["\\boxed{5\0}", "\\boxed{x+x}"], ["5", "2x"])
         assert [verdict.status for verdict in after] == ["correct", "correct"]
+
+
+@needs_proc
+def test_the_deadline_counts_the_workers_own_time():
+    """A worker that the machine does not run for longer than the deadline gives the same verdict."""
+    before = children()
+    with GradingPool(workers=1, deadline=1) as pool:
+        assert pool.grade(["\\boxed{x}"], ["x"])[0].correct
+        [worker] = children() - before
+        os.kill(worker, signal.SIGSTOP)
+        timer = threading.Timer(2.5, os.kill, (worker, signal.SIGCONT))
+        timer.start()
+        assert pool.grade(["\\boxed{x+x}"], ["2x"])[0].correct
+        assert children() - before == {worker}
+
+
+def test_long_numbers_take_no_longer_than_their_length():
+    """Cleaning is linear: a deadline that the shortest answer needs is enough for 200,000 digits."""
+    with GradingPool(workers=1, deadline=2) as pool:
+        for text in ("1" * 200_000, "1," * 50_000, "1 " * 50_000, "12e" * 20_000, "(" * 50_000, "\\frac" * 20_000):
+            assert pool.grade([f"\\boxed{{{text}}}"], ["5"])[0].status in ("wrong", "unparseable")
 
 
 @needs_proc
@@ -317,13 +353,20 @@ print(worker, "torch" in maps or "pandas" in maps, flush=True)
 
 
 @needs_data
-def test_accuracy_on_real_completions(pool):
-    cases = [row for row in rows("graded_completions") if row["id"] not in MISLABELLED]
+def test_verdicts_on_real_completions_are_their_labels(pool):
+    cases = rows("graded_completions")
     verdicts = pool.grade([row["completion"] for row in cases], [row["gold"] for row in cases])
-    wrong = [row for row, verdict in zip(cases, verdicts, strict=True) if verdict.correct != row["truth"]]
-    assert len(wrong) <= 3, [row["id"] for row in wrong]
-    total, missed = Counter(row["set"] for row in cases), Counter(row["set"] for row in wrong)
-    assert all(missed[name] <= 0.01 * total[name] for name in total), missed
+    wrong = {row["id"] for row, verdict in zip(cases, verdicts, strict=True) if verdict.correct != row["truth"]}
+    assert wrong == MISLABELLED
+
+
+@needs_data
+def test_the_plain_library_is_right_less_often(pool):
+    cases = rows("graded_completions")
+    verdicts = pool.grade([row["completion"] for row in cases], [row["gold"] for row in cases], grader="math-verify")
+    right = sum(verdict.correct == row["truth"] for row, verdict in zip(cases, verdicts, strict=True))
+    assert 600 <= right < len(cases) - 1
+    assert pool.grade(["\\boxed{2}"], ["2 m"], grader="math-verify")[0].correct, "it takes a variable for a unit"
 
 
 @needs_data
