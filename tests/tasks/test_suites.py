@@ -10,6 +10,7 @@ from tampo.config import ConfigError, load_params
 from tampo.inference.evaluate import load_benchmarks
 from tampo.runs.training import precision, trainer_config
 from tampo.runs.training_data import leave_out_long_prompts, load_training_data
+from tampo.tasks.mini import Problem
 from tampo.tasks.mini_model import mini_model_path
 from tampo.tasks.suites import get_suite
 
@@ -39,6 +40,19 @@ def test_contract(name):
 def test_unknown_suite():
     with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, mini-choice, math, ecqa"):
         get_suite("maths")
+
+
+def test_the_grader_is_for_published_sets_only():
+    assert load_params("paper", {"grader": "math-verify"}).evaluation().grader == "math-verify"
+    with pytest.raises(ConfigError, match="grader"):
+        load_params("mini", {"grader": "math-verify"})
+    with pytest.raises(ConfigError, match="grader"):
+        load_params("paper", {"grader": "sympy"})
+    with pytest.raises(ValueError, match="grader 'math-verify' judges the suites math and ecqa only"):
+        get_suite("mini", "math-verify")
+    problem = Problem("1", "MATH-500", "How long is it?", "2 m", {})
+    verdicts = [get_suite("math", grader).grade([problem], ["\\boxed{2}"]) for grader in ("tampo", "math-verify")]
+    assert [verdict.correct for [verdict] in verdicts] == [False, True]
 
 
 @needs_data
