@@ -15,7 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig
+from tampo.extras import extra
+
+with extra("trl"):
+    from transformers import AutoConfig, GenerationConfig
 
 # What `plain_generation` keeps of a model's generation_config: special tokens, and what changes the speed only.
 _KEPT = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"}

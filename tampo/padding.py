@@ -8,10 +8,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from tampo.context import context_limit
+from tampo.extras import extra
+
+with extra("trl"):
+    import torch
+    from torch import Tensor, nn
 
 NEGLIGIBLE = 1e-3  # an error (`relative_error`) of rounding in float32
 

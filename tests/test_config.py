@@ -158,7 +158,13 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
     assert base.training(seed=1).identity() != base.training().identity()
     assert set(TrainingConfig.model_fields) - base.training().identity().keys() == {
         *("alpha", "p", "likelihood", "temperature"),  # among temperature_controller_kwargs, where they are read
-        *("model", "model_revision", "data_dir", "data_revisions"),  # known by their content: tampo.runs.identity
+        *(
+            "model",
+            "model_revision",
+            "data_dir",
+            "data_revisions",
+            "grader",
+        ),  # known by their content: tampo.runs.identity
         *("vllm_server_base_url", "report_to", "vllm_gpu_memory_utilization"),
     }
     expected = {"alpha": 0.05, "top_p": 0.7, "likelihood": "sum"}

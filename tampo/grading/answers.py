@@ -117,10 +117,7 @@ def _as_text(text: str, gold: str | None = None) -> str | None:
         bare = bare.upper()
     if (choice := _CHOICE.fullmatch(bare)) and (len(bare) < 4 if gold is None else len(gold) == 1):
         return choice[1]
-    if (
-        gold is None
-        and bare.lower() not in _SHORT_WORDS
-        and (len(bare) < 4 or any(character.isdigit() for character in bare))
-    ):
+    is_word = bare.lower() in _SHORT_WORDS or (len(bare) >= 4 and not re.search(r"\d", bare))
+    if gold is None and not is_word:
         return None
     return bare.casefold().rstrip(".")

@@ -201,9 +201,8 @@ def _condition(text: str) -> Value:
 def _name(text: str) -> str:
     r"""The left side of a relation as a name: without spaces and kinds of letters; "" for an expression."""
     text = re.sub(r"\\(?:text|mathrm|mathbf|operatorname)\s?\{([^{}]*)\}|\\[,;: ]|\s", r"\1", text).strip("{}")
-    if re.match(r"\d", text) or re.search(
-        r"[-+]|\^(?!\{?\\(?:prime|circ))", re.sub(r"_\{[^{}]*\}|\([^()]*\)", "", text)
-    ):
+    outside = re.sub(r"_\{[^{}]*\}|\([^()]*\)", "", text)  # of indices and arguments
+    if re.match(r"\d", text) or re.search(r"[-+]|\^(?!\{?\\(?:prime|circ))", outside):
         return ""
     return text.rstrip(":")
 
@@ -267,27 +266,35 @@ def _inequality(sides: list[str], operators: list[str]) -> Value:
 
     readings = [_read(side) for side in sides]
     values: list[Any] = [reading.expression if isinstance(reading, Scalar) else None for reading in readings]
+    are_open = [operator == "<" for operator in operators]
     if len(sides) == 3 and _name(sides[1]) and values[0] is not None and values[2] is not None:
-        return Interval(_name(sides[1]), values[0], values[2], operators[0] == "<", operators[1] == "<")
-    for side, value, other in zip(sides[:2], values, values[1::-1], strict=False):
-        if value is None and other is not None and len(sides) == 2 and _name(side) and not other.free_symbols:
-            is_low = side is sides[1]
-            low, high = (other, oo) if is_low else (-oo, other)
-            return Interval(_name(side), low, high, not is_low or operators[0] == "<", is_low or operators[0] == "<")
-    if len(sides) == 2 and None not in values:
-        one, other = values
-        if not one.is_Symbol and not other.is_Symbol and (bound := _linear(one - other, operators[0] == "<")):
-            return bound
-        if one.is_Symbol and other not in (oo, -oo) and one not in other.free_symbols:
-            return Interval(_name(sides[0]), -oo, other, True, operators[0] == "<")
-        if other.is_Symbol and other not in one.free_symbols:
-            return Interval(_name(sides[1]), one, oo, operators[0] == "<", True)
-        if not one.free_symbols and _name(sides[1]):
-            return Interval(_name(sides[1]), one, oo, operators[0] == "<", True)
-        if not other.free_symbols and _name(sides[0]):
-            return Interval(_name(sides[0]), -oo, other, True, operators[0] == "<")
-        return Interval("?", one, other, operators[0] == "<", operators[0] == "<")
-    return Text(characters(operators[0].join(sides)))
+        return Interval(_name(sides[1]), values[0], values[2], *are_open)
+    if len(sides) > 2:
+        return Text(characters(operators[0].join(sides)))
+    one, other = values
+    if (
+        None not in values
+        and not one.is_Symbol
+        and not other.is_Symbol
+        and (bound := _linear(one - other, are_open[0]))
+    ):
+        return bound
+    if _name(sides[0]) and _is_bound(other, one):
+        return Interval(_name(sides[0]), -oo, other, True, are_open[0])
+    if _name(sides[1]) and _is_bound(one, other):
+        return Interval(_name(sides[1]), one, oo, are_open[0], True)
+    if None in values:
+        return Text(characters(operators[0].join(sides)))
+    return Interval("?", one, other, are_open[0], are_open[0])
+
+
+def _is_bound(value: Any, bounded: Any) -> bool:
+    """Whether a value is a number, or a symbol is what it bounds."""
+    if value is None:
+        return False
+    return not value.free_symbols or bool(
+        bounded is not None and bounded.is_Symbol and bounded not in value.free_symbols
+    )
 
 
 def _linear(below: Any, is_open: bool) -> Interval | None:
@@ -302,9 +309,8 @@ def _linear(below: Any, is_open: bool) -> Interval | None:
         return None
     root = -below.subs(symbol, 0) / slope
     rising = slope > 0
-    return Interval(
-        str(symbol), -oo if rising else root, root if rising else oo, rising or is_open, not rising or is_open
-    )
+    low, high = (-oo, root) if rising else (root, oo)
+    return Interval(str(symbol), low, high, rising or is_open, not rising or is_open)
 
 
 def _without(name: str, points: list[Any]) -> Value:

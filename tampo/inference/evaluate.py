@@ -9,7 +9,7 @@ import pandas as pd
 from tampo.config import ConfigError, EvaluationConfig
 from tampo.context import UnsuitableModel, check_context
 from tampo.files import atomic_path
-from tampo.inference.transformers_engine import Engine, TransformersEngine, derive_seed
+from tampo.inference.engine import Engine, derive_seed
 from tampo.stats import pass_at_k
 from tampo.tasks.mini import Problem
 from tampo.tasks.prompts import render
@@ -24,6 +24,8 @@ def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engi
         ValueError: Unknown engine.
     """
     if name == "transformers":
+        from tampo.inference.transformers_engine import TransformersEngine
+
         return TransformersEngine(model, batch, **options)
     if name not in ("vllm", "vllm-server"):
         raise ValueError(f"Unknown engine {name!r}; known are transformers, vllm, vllm-server.")

@@ -1,52 +1,14 @@
-"""The interface of engines, which sample completions from a model, and the engine for transformers."""
+"""The engine for transformers models."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tampo.decoding import decoding_rules
+from tampo.inference.engine import Completion, derive_seed
 from tampo.inference.sampling import sample_completions
-
-DEFAULT_SERVER = "http://127.0.0.1:8000"
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One completion: its text without special tokens, its number of tokens, and whether the limit truncated it."""
-
-    text: str
-    tokens: int
-    truncated: bool
-
-
-def derive_seed(seed: int, part: int | str) -> int:
-    """A seed for one part of the sampling (a benchmark, batch or prompt), different for each part."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:7], "big")
-
-
-class Engine(Protocol):
-    """Samples from one model. Prompts are complete texts: no special token is added.
-
-    Attributes:
-        tokenizer: The model's tokenizer.
-        seeded_by: What has its own random numbers, independent of the batch: "sample" or "prompt".
-        config: The config of the model that sets its context length, or None.
-        engine_limit: The engine's own limit of prompt and completion in tokens, and its name, or None.
-    """
-
-    tokenizer: Any
-    seeded_by: str
-    config: Any
-    engine_limit: tuple[int, str] | None
-
-    def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
-    ) -> list[list[Completion]]:
-        """`samples` completions per prompt, in order. The same arguments give the same completions."""
 
 
 class TransformersEngine:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from tampo.decoding import DecodingRules, decoding_rules
-from tampo.inference.transformers_engine import DEFAULT_SERVER, Completion, derive_seed
+from tampo.inference.engine import DEFAULT_SERVER, Completion, derive_seed
 
 # Sampling from the tempered softmax only. A server would take missing values from the model's generation_config.json.
 # "ignore_eos" leaves the end to the engines' stop_token_ids: vLLM has end tokens of its own, which `serve` can change.

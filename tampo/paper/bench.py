@@ -38,7 +38,7 @@ from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
 from tampo.runs.training_data import model_folder
 from tampo.stats import Estimate
-from tampo.tasks.mini_model import RECIPES
+from tampo.tasks.mini_assets import RECIPES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from tampo.inference.transformers_engine import derive_seed
+from tampo.inference.engine import derive_seed
 from tampo.meta_policy import sparsemax
 from tampo.paper.questions import Questions, group_advantages
 from tampo.paper.trajectories import LanguageModel, sample_trajectories, token_log_probs

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tampo.config import EvaluationConfig
 from tampo.grading.pool import Verdict, grade_math
-from tampo.inference.transformers_engine import derive_seed
+from tampo.inference.engine import derive_seed
 from tampo.paper.trajectories import LanguageModel, Trajectory, sample_trajectories
 from tampo.tasks.mini import Problem
 from tampo.tasks.prompts import render

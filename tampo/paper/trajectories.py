@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tampo.context import UnsuitableModel, check_context
 from tampo.decoding import decoding_rules
-from tampo.inference.transformers_engine import derive_seed, sample_tokens
+from tampo.inference.engine import derive_seed
+from tampo.inference.transformers_engine import sample_tokens
 from tampo.likelihood import virtual_log_probs
 from tampo.padding import probe_rows, relative_error, tolerance
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available

@@ -17,7 +17,7 @@ from tampo.inference.evaluate import chosen_benchmarks
 from tampo.runs.hashes import remembered_sha256
 from tampo.runs.training_data import local_model, model_commit
 from tampo.tasks.hub import hub_commit
-from tampo.tasks.mini_model import RECIPES
+from tampo.tasks.mini_assets import RECIPES
 from tampo.tasks.suites import Suite, get_suite
 
 # What is no part of a model, though it lies in its folder: documentation, and the state of a training run.

@@ -2,18 +2,20 @@
 
 import re
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tampo.config import ConfigError, TrainingConfig
 from tampo.tasks.hub import hub_commit, hub_snapshot
 from tampo.tasks.mini import Problem
-from tampo.tasks.mini_model import RECIPES, mini_model_path
+from tampo.tasks.mini_assets import RECIPES, mini_model_path
 from tampo.tasks.overlaps import drop_overlaps, overlaps
 from tampo.tasks.prompts import render, think_opened
 from tampo.tasks.published import Loaded
 from tampo.tasks.rewards import RewardFunction, accuracy_reward, format_reward
 from tampo.tasks.suites import Suite, get_suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -132,7 +134,7 @@ def check_problem_count(config: TrainingConfig, loaded: Loaded | None = None) ->
         )
 
 
-def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: PreTrainedTokenizerBase, limit: int) -> Loaded:
+def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: "PreTrainedTokenizerBase", limit: int) -> Loaded:
     """The training set without problems whose prompt has more than `limit` tokens.
 
     Raises:
@@ -171,7 +173,7 @@ def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
 
 
 def reward_functions(
-    config: TrainingConfig, suite: Suite, loaded: Loaded, tokenizer: PreTrainedTokenizerBase
+    config: TrainingConfig, suite: Suite, loaded: Loaded, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[list[RewardFunction], list[float]]:
     """The rewards whose weight is not 0, and their weights.
 

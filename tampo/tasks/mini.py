@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-import reasoning_gym
-from reasoning_gym.arithmetic.leg_counting import ANIMALS
-
 Split = Literal["train", "test"]
 
 # Operand ranges set the difficulty; with the shipped base model the five benchmarks differ in it.
@@ -140,6 +137,8 @@ def _check_task(task: str) -> None:
 
 @cache
 def _dataset(task: str) -> Any:
+    import reasoning_gym  # takes a second, and a notebook that reads results needs no problems
+
     return reasoning_gym.create_dataset(task, seed=0, size=1, **_CONFIGS[task])
 
 
@@ -156,6 +155,8 @@ def make_choice(index: int) -> dict[str, Any]:
 
     One option is correct. The numbers of legs are reasoning-gym's.
     """
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
     rng = random.Random(index)
     most = rng.random() < 0.5
     names = sorted(ANIMALS)

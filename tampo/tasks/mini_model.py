@@ -15,8 +15,7 @@ import platform
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from tampo.tasks.mini import CHOICE_TASKS, TASKS, Problem, format_prompt, make_problems, worked_solution
+from tampo.tasks.mini import TASKS, Problem, format_prompt, make_problems, worked_solution
+from tampo.tasks.mini_assets import RECIPES, Recipe, mini_model_path
+
+__all__ = ["RECIPES", "Recipe", "build_config", "build_mini_model", "build_tokenizer", "mini_model_path"]
 
 EOS_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
@@ -34,38 +36,6 @@ MAX_LENGTH = 256  # tokens, prompt and completion together
 IGNORED = -100  # label without a loss
 _TYPICAL_LENGTH = 25  # tokens of a solution
 _POOL = 4  # batches drawn together and sorted by length
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Supervised training of a base model: flawless solutions, then those of a noisy teacher (`worked_solution`)."""
-
-    tasks: tuple[str, ...] = TASKS  # families of `tampo.tasks.mini`
-    steps: int = 4200  # optimizer steps
-    noisy_share: float = 0.25  # share of the steps, the last ones, with the noisy teacher
-    slip: float = 0.1  # its probability of a wrong value
-    skip: float = 0.25  # of an answer without steps
-    give_up: float = 0.0  # of no answer
-    problems_per_task: int = 3500  # training problems per family
-    batch_size: int = 32  # solutions per step
-    learning_rate: float = 3e-3  # peak; a third of it in the noisy steps
-
-
-RECIPES: dict[str, Recipe] = {
-    "mini": Recipe(),
-    # Multiple choice (Table 5).
-    "mini-choice": Recipe(tasks=CHOICE_TASKS, steps=1000, slip=0.2, skip=0.25, problems_per_task=8000),
-    # Rarely writes the steps to the answer: a base model that must explore.
-    "mini-rare": Recipe(slip=0.0, skip=0.0, give_up=0.95),
-}
-
-
-def mini_model_path(name: str = "mini") -> Path:
-    """The folder of a model of `RECIPES` in the package. Raises FileNotFoundError where it is missing."""
-    folder = Path(str(files("tampo").joinpath("assets", name)))
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no model in {folder}; build it: tampo build-mini-model --name {name} {folder}")
-    return folder
 
 
 def build_tokenizer(tasks: Sequence[str] = TASKS) -> PreTrainedTokenizerBase:

@@ -90,7 +90,7 @@ class TAMPOConfig(GRPOConfig):
         super().__post_init__()
         rows = self.scoring_batch_size
         if rows is not None and rows < 1:
-            raise ValueError(f"scoring_batch_size must be at least 1, or None, got {rows!r}.")
+            raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")
         if self.temperature_controller not in CONTROLLERS:
             raise ValueError(
                 f"temperature_controller must be one of {', '.join(CONTROLLERS)}, got {self.temperature_controller!r}."

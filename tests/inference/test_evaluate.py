@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import ConfigError, load_params
+from tampo.inference.engine import Completion
 from tampo.inference.evaluate import evaluate, load_benchmarks, problem_scores
-from tampo.inference.transformers_engine import Completion, TransformersEngine
+from tampo.inference.transformers_engine import TransformersEngine
 from tampo.tasks.mini import TASKS, make_problems
 from tests.helpers import sampling_p_value
 

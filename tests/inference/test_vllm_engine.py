@@ -12,8 +12,8 @@ from typing import Any, ClassVar, cast
 import pytest
 from transformers import AutoTokenizer
 
+from tampo.inference.engine import Completion
 from tampo.inference.evaluate import make_engine
-from tampo.inference.transformers_engine import Completion
 from tampo.tasks.mini_model import mini_model_path
 from tests.helpers import changed_model
 

@@ -110,7 +110,7 @@ def test_killed_twenty_times_at_random(tmp_path):
     assert survive(tmp_path / "killed", kills, params) == bits(tmp_path / "whole", params)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
     process = start(tmp_path)
     training, _ = folders(tmp_path)
@@ -138,7 +138,7 @@ run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_workers_stop_with_their_parent(whole, tmp_path, number):
     """When a notebook's kernel is interrupted or dies, its training run stops with a checkpoint."""
     words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
@@ -159,7 +159,8 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
     assert bits(tmp_path) == whole
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "temperature_controller.json", "rng_state.pth"])
+# Every file of a checkpoint is damaged in tests/runs/test_checkpoints.py.
+@pytest.mark.parametrize("name", ["optimizer.pt"])
 def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
     assert run(tmp_path, ("meta-policy", 6))[0] == -signal.SIGKILL
     training, _ = folders(tmp_path)
@@ -172,7 +173,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
     assert sorted(path.name for path in (training / "checkpoints").iterdir()) == before
 
 
-@pytest.mark.parametrize("limit", [20_000, 1_000_000])
+@pytest.mark.parametrize("limit", [pytest.param(20_000, marks=pytest.mark.slow), 1_000_000])
 def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
     """Writes fail from a size on: the first log of the trainer's state, or the weights of a checkpoint."""
 

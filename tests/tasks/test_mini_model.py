@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from tampo.cli import main
-from tampo.tasks import mini_model
+from tampo.tasks import mini_assets, mini_model
 from tampo.tasks.mini import TASKS, format_prompt, is_correct, make_problems, worked_solution
 from tampo.tasks.mini_model import RECIPES, Recipe, build_mini_model, build_tokenizer, mini_model_path
 
@@ -127,6 +127,6 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_missing_model_is_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(mini_model, "files", lambda package: tmp_path)
+    monkeypatch.setattr(mini_assets, "files", lambda package: tmp_path)
     with pytest.raises(FileNotFoundError, match="tampo build-mini-model --name mini-rare"):
         mini_model_path("mini-rare")

@@ -143,8 +143,13 @@ def uninterrupted(tiny_model_path, tmp_path_factory):
     return train(make(tiny_model_path, tmp_path_factory.mktemp("whole"), **HOOKS))
 
 
-@pytest.mark.parametrize("hook", ["on_step_end", "on_log", "on_evaluate", "on_substep_end", "on_step_begin"])
-@pytest.mark.parametrize("late", [False, True], ids=["before ours", "after ours"])
+HOOKS_AND_ORDERS = [
+    *((hook, False) for hook in ("on_step_end", "on_log", "on_substep_end", "on_step_begin")),
+    *((hook, True) for hook in ("on_step_end", "on_evaluate", "on_substep_end")),
+]
+
+
+@pytest.mark.parametrize(("hook", "late"), HOOKS_AND_ORDERS)
 def test_a_callback_saves_and_stops_at_any_hook(uninterrupted, tiny_model_path, tmp_path, hook, late):
     """Save and stop are at once, but never inside an optimizer step; the run goes on exactly."""
     ask = Ask(hook, 4, "should_evaluate" if hook != "on_evaluate" else "should_log", "should_save", STOP)

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tampo.config import load_params
 from tampo.decoding import DecodingRules
+from tampo.inference.engine import Engine
 from tampo.inference.evaluate import evaluate, make_engine, problem_scores
-from tampo.inference.transformers_engine import Engine
 from tampo.inference.vllm_engine import VLLMEngine
 from tampo.tasks.mini import format_prompt, make_problems
 from tests.helpers import sampling_p_value
