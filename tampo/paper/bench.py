@@ -69,7 +69,7 @@ class Size:
     )
 
 
-SIZES = {"smoke": Size(2, 1, 1, 2, HeadShape(64, 2000, 64), {})}
+SIZES = {"smoke": Size(2, 1, 1, 1, HeadShape(64, 2000, 64), {})}
 
 
 @dataclass(frozen=True)
