@@ -97,7 +97,8 @@ def _spans(text: str) -> list[re.Match[str]]:
     found, position = [], 0
     while match := _SPAN.search(text, position):
         content = match[match.lastgroup or 0]
-        money = match.lastgroup == "d" and _WORDS.search(re.sub(r"\\(?:text|mathrm)\s?\{[^{}]*\}", "", content))
+        words = _WORDS.search(re.sub(r"\\(?:text|mathrm)\s?\{[^{}]*\}", "", content))
+        money = match.lastgroup == "d" and (words or re.search(r"[-+*/=]\s*$", content))  # $21 - $20
         if not money:
             found.append(match)
         position = match.start() + 1 if money else match.end()
@@ -134,7 +135,8 @@ def _joined(text: str, spans: list[re.Match[str]]) -> str:
     """The last span, with those before it that a comma, "and" or "or" joins to it."""
     chosen = [spans[-1]]
     for span in spans[-2::-1]:
-        if not _SEPARATOR.fullmatch(text[span.end() : chosen[0].start()]):
+        step = re.match(r"\s*(?:\d|[^=]*[-+])[^=]*=", span[span.lastgroup or 0])  # 5x = 30, and so x = 6
+        if step or not _SEPARATOR.fullmatch(text[span.end() : chosen[0].start()]):
             break
         chosen.insert(0, span)
     answer = ", ".join(span[span.lastgroup or 0].strip().rstrip(".,") for span in chosen)

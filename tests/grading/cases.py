@@ -609,4 +609,6 @@ EQUAL = (
     ("3x+4y=12", r"y=3-\frac{3}{4}x"),
     ("x+y=1", "y+x=1"),
     ("x=y^2", "y^2=x"),
+    ("1", "!The boots are $21 on one site and $20 on the other, so they are $21 - $20 = $1 more expensive there."),
+    ("6", "!Multiplying by $6$ gives $3x+2x=30$, so $5x=30$ and $x=6$."),
 )
