@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tampo.files import write_json
-from tests.helpers import ROOT
 from tests.on_gpu import SECONDS
+from tests.on_gpu.report import Report, Skipped, status_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
@@ -63,8 +65,6 @@ def run(name: str) -> dict[str, Any]:
         checks = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         if process.returncode != 0:
             checks.append({"name": name, "status": "FAIL", "numbers": {}, "message": f"{ended}: {said}"})
-    from tests.on_gpu.report import status_of  # torch, of which this process needs nothing before
-
     seconds = round(time.monotonic() - start, 1)
     return {"stage": name, "status": status_of(checks), "seconds": seconds, "checks": checks}
 
@@ -87,8 +87,6 @@ def environment(folder: str) -> dict[str, str]:
 
 def run_here(name: str, file: str) -> None:
     """A stage in this process. An error of it is a failed check, and what it had found before stays."""
-    from tests.on_gpu.report import Report, Skipped
-
     report = Report(Path(file))
     try:
         importlib.import_module(f"tests.on_gpu.{name}").run(report, Path(file).parent)

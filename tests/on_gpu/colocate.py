@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from tests.on_gpu.report import Report, Skipped, need_gpu
+from tests.on_gpu.device import need_gpu
+from tests.on_gpu.report import Report, Skipped
 
 TEMPERATURES = (0.6, 1.5)
 # Mean difference of log-probs per token that rounding explains: of logits to 8 or 11 bits, in two computations.

@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 
 from tampo.runs.hardware import describe, machine
 from tests.helpers import ROOT
-from tests.on_gpu.report import ON_GPU, Report
+from tests.on_gpu.device import ON_GPU
+from tests.on_gpu.report import Report
 
 PACKAGES = ("tampo", "torch", "triton", "transformers", "trl", "accelerate", "deepspeed", "vllm")
 

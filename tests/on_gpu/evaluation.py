@@ -8,7 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.helpers import ROOT
-from tests.on_gpu.report import Report, Skipped, need_gpu
+from tests.on_gpu.device import need_gpu
+from tests.on_gpu.report import Report, Skipped
 
 # The others expect equal bits of batches of other sizes, which a GPU does not promise.
 CHOSEN = "tempered_softmax or decoding_rules or accuracies"

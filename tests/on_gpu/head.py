@@ -8,7 +8,8 @@ import torch
 from tampo.meta_policy import DEFAULT_TEMPERATURES
 from tampo.paper.overhead_parts import HeadShape, _Head
 from tampo.trainer.trl_internals import tapped_logits
-from tests.on_gpu.report import DEVICE, ON_GPU, Report, peak_mb
+from tests.on_gpu.device import DEVICE, ON_GPU, peak_mb
+from tests.on_gpu.report import Report
 
 SHAPE = HeadShape() if ON_GPU else HeadShape(hidden=16, vocabulary=40_000, tokens=24)  # more than one tile
 EXTRA_MB = 256  # allowed above the head's own

@@ -3,13 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tampo.files import write_json
 
 PASS, FAIL, SKIP = "PASS", "FAIL", "SKIP"
-ON_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if ON_GPU else "cpu"
 
 
 class Skipped(Exception):
@@ -40,18 +36,3 @@ def status_of(checks: list[dict[str, Any]]) -> str:
     """FAIL if any check failed, SKIP if none was made, else PASS."""
     found = {check["status"] for check in checks}
     return FAIL if FAIL in found else PASS if PASS in found else SKIP
-
-
-def need_gpu() -> None:
-    """Raise Skipped where torch finds no GPU."""
-    if not ON_GPU:
-        raise Skipped("torch finds no GPU")
-
-
-def peak_mb() -> float | None:
-    """Most memory that tensors on the GPU took since the last call, in MB; None without a GPU."""
-    if not ON_GPU:
-        return None
-    peak = torch.cuda.max_memory_allocated() / 2**20
-    torch.cuda.reset_peak_memory_stats()
-    return round(peak, 1)

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import ROOT
-from tests.on_gpu.report import ON_GPU, Report
+from tests.on_gpu.device import ON_GPU
+from tests.on_gpu.report import Report
 
 STEPS, CHECKPOINT = 4, 2
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -109,7 +110,7 @@ def train(folder: Path, precision: str, point: str | None = None, call: str = ""
     """Train, resumed if there is a checkpoint, and leave log.json; or die at a point of `tests.runs.killed_run`."""
     from tampo.config import load_params
     from tampo.runs import training
-    from tests.on_gpu.report import peak_mb
+    from tests.on_gpu.device import peak_mb
     from tests.runs.killed_run import kill_at
 
     torch.use_deterministic_algorithms(True, warn_only=True)

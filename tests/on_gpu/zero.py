@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tests.helpers import ROOT
-from tests.on_gpu.report import Report, Skipped, need_gpu
+from tests.on_gpu.device import need_gpu
+from tests.on_gpu.report import Report, Skipped
 from tests.on_gpu.training import check_log, command, finished
 
 
