@@ -8,9 +8,9 @@ SECONDS = {
     "environment": 30,
     "kernel": 75,
     "head": 50,
-    "training": 115,
+    "training": 90,
     "zero": 60,
-    "colocate": 90,
-    "evaluation": 60,
+    "colocate": 110,
+    "evaluation": 65,
 }
 """The stages in their order, and the seconds after which each is stopped: less than 8 minutes in all."""

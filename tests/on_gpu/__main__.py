@@ -77,9 +77,9 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 def environment(folder: str) -> dict[str, str]:
-    """Nothing is downloaded, reported or left behind; without a GPU, Triton's kernels run in its interpreter."""
+    """Nothing is downloaded or reported; without a GPU, Triton's kernels run in its interpreter."""
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_NO_USAGE_STATS": "1"}
-    quiet |= {"VLLM_LOGGING_LEVEL": "WARNING", "TAMPO_CACHE": folder, "TMPDIR": folder}
+    quiet |= {"VLLM_LOGGING_LEVEL": "WARNING", "TAMPO_CACHE": folder}
     if shutil.which("nvidia-smi") is None:
         quiet |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return os.environ | quiet

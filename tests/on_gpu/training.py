@@ -48,13 +48,13 @@ def run(report: Report, folder: Path) -> None:
 
 def whole_and_resumed(folder: Path, precision: str) -> tuple[dict[str, Any], dict[str, Any], int]:
     """The logs of an uninterrupted and of a resumed run, and the step that the latter resumed from."""
-    whole = finished(command(folder / "whole", precision))
+    whole = finished(folder / "whole", command(folder / "whole", precision))
     killed = subprocess.run(command(folder / "resumed", precision, "meta-policy", STEPS), **OPTIONS)
     if killed.returncode != -signal.SIGKILL:
         raise RuntimeError(f"{precision}: not killed, but ended with {killed.returncode}: {killed.stderr[-1500:]}")
     sealed = list((folder / "resumed" / "checkpoints").glob("checkpoint-*/files.json"))
     (step,) = (int(path.parent.name.split("-")[1]) for path in sealed)
-    return whole, finished(command(folder / "resumed", precision)), step
+    return whole, finished(folder / "resumed", command(folder / "resumed", precision)), step
 
 
 OPTIONS: dict[str, Any] = {
@@ -66,12 +66,11 @@ def command(folder: Path, precision: str, *point: Any) -> list[str]:
     return [sys.executable, "-m", "tests.on_gpu.training", str(folder), precision, *map(str, point)]
 
 
-def finished(words: list[str]) -> dict[str, Any]:
-    """The log that a run leaves; a RuntimeError with its messages if it does not end well."""
+def finished(folder: Path, words: list[str]) -> dict[str, Any]:
+    """The log that a run leaves in its folder; a RuntimeError with its messages if it does not end well."""
     done = subprocess.run(words, **OPTIONS)
     if done.returncode:
-        raise RuntimeError(f"{words}: status {done.returncode}: {done.stderr[-1500:]}")
-    folder = next(Path(word) for word in words if word.startswith("/") and Path(word, "log.json").exists())
+        raise RuntimeError(f"{folder.name}: status {done.returncode}: {done.stderr[-1500:]}")
     return json.loads((folder / "log.json").read_text(encoding="utf-8"))
 
 
@@ -82,7 +81,7 @@ def compare(
     far = distance(folder / "whole", folder / "resumed")
     message = f"resumed from step {step}"
     if far:
-        finished(command(folder / "again", precision))
+        finished(folder / "again", command(folder / "again", precision))
         message += f"; two uninterrupted runs differ by {distance(folder / 'whole', folder / 'again'):.2g}"
     same = whole["temperatures"] == resumed["temperatures"]
     report.check(f"{precision}, weights of a killed and resumed run", far == 0, message, largest_difference=far)

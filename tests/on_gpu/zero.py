@@ -18,7 +18,7 @@ def run(report: Report, folder: Path) -> None:
     one = shipped / "1gpu-zero2.yaml"
     for file in (one if one.exists() else shipped / "8gpu-zero2.yaml", shipped / "8gpu-zero3.yaml"):
         launch = ["-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", "1"]
-        words = command(folder / file.stem, "auto")[1:]
-        log = finished([sys.executable, *launch, *words])
+        words = [sys.executable, *launch, *command(folder / file.stem, "auto")[1:]]
+        log = finished(folder / file.stem, words)
         report.check(f"{file.name}, its engine", log["wrapper"] == "DeepSpeedEngine", wrapper=log["wrapper"])
         check_log(report, file.name, log)
