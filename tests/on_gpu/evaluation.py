@@ -30,6 +30,7 @@ def run(report: Report, folder: Path) -> None:
         raise RuntimeError(f"no test was chosen by {CHOSEN!r}")
     for case in cases:
         wrong = [part for part in case if part.tag in ("failure", "error")]
-        said = "; ".join((part.text or "").strip() for part in case if part.tag == "system-out")
-        message = "; ".join(part.get("message", "") for part in wrong) or said.replace("\n", "; ")
+        said = [line for part in case if part.tag == "system-out" for line in (part.text or "").splitlines()]
+        numbers = [line for line in said if line and not line.startswith(("-", "("))]  # not pytest's, nor vLLM's
+        message = "; ".join([part.get("message", "") for part in wrong] or numbers)
         report.check(case.get("name", ""), not wrong, message[-800:], seconds=float(case.get("time", 0)))
