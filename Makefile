@@ -7,7 +7,7 @@ READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: table1 reproduce verify smoke test test-fast test-slow test-vllm test-versions lint lock clean clean-runs help
+.PHONY: table1 reproduce verify smoke test test-fast test-slow test-vllm test-gpu test-versions lint lock clean clean-runs help
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/tables/table1.*, compare it"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0-4; can be interrupted and resumed"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm or installations"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
+	@echo "make test-gpu              what only a GPU can show, in less than 8 minutes: GPU=FILE keeps the numbers as JSON"
 	@echo "make test-versions         the trainer's tests with the oldest and newest TRL, transformers, accelerate, torch"
 	@echo "make lock                  resolve pyproject.toml anew into uv.lock, and export what pip and conda read"
 	@echo "make clean                 remove the environments; runs and results are kept"
@@ -52,6 +53,10 @@ test-slow: $(READY)
 
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/with_vllm -s $(PYTEST)
+
+# With vLLM and DeepSpeed, from the environment that trains: make test-gpu PYTHON=python (environment.yml has both).
+test-gpu:
+	$(PYTHON) -m tests.on_gpu $(if $(GPU),--json $(GPU))
 
 test-versions: $(READY)
 	$(BIN)/python tests/versions.py $(PYTEST)

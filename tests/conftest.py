@@ -111,6 +111,7 @@ HEAVY = (
     "runs/test_sweep.py",
     "runs/test_tracking.py",
     "test_install.py",
+    "test_on_gpu.py",
     "trainer/test_distributed.py",
 )
 

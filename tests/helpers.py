@@ -118,3 +118,10 @@ def oracle(logits, tokens, mask, temperatures):
         logps = F.log_softmax(logits.double() / temperature, dim=-1).gather(-1, tokens[..., None])[..., 0]
         sums.append((logps * mask).sum(dim=1))
     return torch.stack(sums, dim=1)
+
+
+def expected_log_probs(logits, tokens, temperatures):
+    """Log-probs of tokens (M,) at K temperatures from whole logits (M, V), in float64, shape (M, K)."""
+    return torch.stack(
+        [torch.log_softmax(logits.double() / t, -1).gather(-1, tokens[:, None])[:, 0] for t in temperatures], dim=-1
+    )

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from tampo.likelihood import StreamingLogProbs, virtual_log_likelihoods, virtual_log_likelihoods_from_hidden
-from tests.helpers import TEMPERATURES, oracle, rollouts
+from tests.helpers import TEMPERATURES, expected_log_probs, oracle, rollouts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -21,12 +21,6 @@ def kernel(monkeypatch):
     monkeypatch.setattr(module, "accumulate", lambda *args: (calls.append(args[0].shape), accumulate(*args))[1])
     yield calls
     assert calls, "the kernel was not used"
-
-
-def expected_log_probs(logits, tokens, temperatures):
-    return torch.stack(
-        [torch.log_softmax(logits.double() / t, -1).gather(-1, tokens[:, None])[:, 0] for t in temperatures], dim=-1
-    )
 
 
 @pytest.mark.parametrize("k", [1, 10, 32])

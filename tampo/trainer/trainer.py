@@ -38,6 +38,7 @@ from tampo.trainer.positions import check_padding
 from tampo.trainer.prompt_lengths import check_batch, check_datasets
 from tampo.trainer.resume import CONTROLLER_STATE_NAME, load_state, resumable_state, save_rollouts
 from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
+from tampo.trainer.rollout_server import prepare_server
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
     FusedHeads,
@@ -143,6 +144,8 @@ class TAMPOTrainer(GRPOTrainer):
             # vLLM samples from torch's global generator, which TRL 1.16 has just seeded with the process index:
             # without this, training runs with different seeds would have the same rollouts.
             set_seed(self.args.seed + self.accelerator.process_index // self.args.vllm_tensor_parallel_size)
+        elif self.use_vllm:
+            prepare_server(self)
         self.log_names = LogNames(self)
         self._heads = self._find_heads()
         # Where an update falls inside a generation batch, TRL computes the batch's log-probs once, before any update.

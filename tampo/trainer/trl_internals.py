@@ -123,6 +123,11 @@ def set_sampling_temperature(trainer: GRPOTrainer, temperature: float) -> None:
         trainer.generation_kwargs["temperature"] = temperature
 
 
+def server_client(trainer: GRPOTrainer) -> Any:
+    """The main process's client of a vLLM server."""
+    return trainer.vllm_generation.vllm_client
+
+
 class Rows(NamedTuple):
     """Rows of prompts, padded on the left, and completions, padded on the right."""
 

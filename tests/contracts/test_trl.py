@@ -212,6 +212,28 @@ def test_VLLMGeneration_generation_kwargs():
     assert source.count("self.generation_kwargs") == 2, "of a server, and in this process"
 
 
+@REPRODUCE
+def test_VLLMClient_generate():
+    """One call of the first process for all prompts, by keyword, without a seed."""
+    from trl.generation import vllm_client, vllm_generation
+
+    names = parameters(vllm_client.VLLMClient.generate)
+    assert {"prompts", "features", "n", "temperature", "logprobs", "max_tokens", "generation_kwargs"} <= {*names}
+    assert "seed" not in names
+    source = inspect.getsource(vllm_generation.VLLMGeneration.generate)
+    assert "self.vllm_client.generate(\n" in source
+    assert "prompts=ordered_set_of_prompt_ids, features=features, **sampling_params" in source
+
+
+@REPRODUCE
+def test_VLLMClient_base_url_session():
+    from trl.generation import vllm_client
+
+    source = inspect.getsource(vllm_client.VLLMClient.__init__)
+    assert "self.base_url" in source
+    assert "self.session = requests.Session()" in source
+
+
 def test_GRPOConfig__VALID_DICT_FIELDS():
     assert "model_init_kwargs" in GRPOConfig._VALID_DICT_FIELDS
 

@@ -30,6 +30,8 @@ from tampo.tasks.suites import get_suite
 from tampo.trainer.trl_internals import FusedHeads
 from tests.with_vllm.vllm_cpu import prepare_vllm_cpu
 
+DIFFERENCE = "sampling/sampling_logp_difference/mean"  # of the sampled tokens' log-probs: vLLM's and the trainer's
+
 
 def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTrainer:
     problems = [p for task in TASKS for p in make_problems(task, 8, 0, "train")][:prompts]
@@ -38,6 +40,7 @@ def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTraine
         output_dir=str(output),
         use_vllm=True,
         vllm_mode="colocate",
+        vllm_importance_sampling_correction=True,  # it logs the difference
         vllm_max_model_length=256,
         temperature_candidates=[0.6, 0.8, 1.2, 1.5],
         meta_warmup_ratio=0,
@@ -69,25 +72,29 @@ def make_trainer(output: Path, prompts: int = 40, **changes: Any) -> TAMPOTraine
     )
 
 
-def main(output: Path) -> None:
-    prepare_vllm_cpu()
-    trainer = make_trainer(output)
+def rounds(trainer: TAMPOTrainer) -> dict[str, list[dict[str, Any]]]:
+    """TRL's log of each round, a row per step."""
     stale = property(FusedHeads.temperature.fget, lambda heads, value: None)
-    rounds: dict[str, AbstractContextManager[Any]] = {
+    faults: dict[str, AbstractContextManager[Any]] = {
         "right": nullcontext(),
         "stale head": patch.object(FusedHeads, "temperature", stale),
         "unsynced": patch.object(trainer.vllm_generation, "sync_weights"),
     }
     start = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     log = {}
-    for name, fault in rounds.items():
+    for name, fault in faults.items():
         trainer.model.load_state_dict(start)
         trainer.vllm_generation.sync_weights()
         trainer.set_temperature(trainer.args.temperature)
         with fault:
             trainer.train()
         log[name] = [row for row in trainer.state.log_history if "loss" in row]
-    (output / "log.json").write_text(json.dumps(log))
+    return log
+
+
+def main(output: Path) -> None:
+    prepare_vllm_cpu()
+    (output / "log.json").write_text(json.dumps(rounds(make_trainer(output))))
 
 
 def sample_once(output: Path, seed: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DIFFERENCE = "sampling/sampling_logp_difference/mean"  # of the sampled tokens' log-probs: vLLM's and the trainer's
+from tests.with_vllm.colocate import DIFFERENCE
 
 
 @pytest.fixture(scope="module")

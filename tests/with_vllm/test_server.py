@@ -5,17 +5,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.generation import vllm_client
 
 from tampo.config import load_params
 from tampo.decoding import DecodingRules
 from tampo.inference.evaluate import evaluate, make_engine, problem_scores
 from tampo.inference.vllm_engine import VLLMEngine
 from tampo.tasks.mini import format_prompt, make_problems
+from tampo.trainer import rollout_server
 
 PROMPTS = [format_prompt(problem.question) for problem in make_problems("gcd", 12, 0, "test")]
 START, STOP = 240, 30  # seconds
@@ -24,6 +31,12 @@ START, STOP = 240, 30  # seconds
 @pytest.fixture(scope="module")
 def server(mini: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of the mini model; the process ends with the test."""
+    with serve(mini, tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@contextmanager
+def serve(mini: str, folder: Path, *options: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,9 +44,11 @@ def server(mini: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", mini, "--dtype", "float32"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-num-seqs", "512"]
     command += ["--no-enable-chunked-prefill"]  # on the CPU a server, too, dies when it splits a seeded prompt
-    log = Path(tmp_path_factory.mktemp("server"), "log.txt")
+    log = folder / "log.txt"
     with open(log, "w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            [*command, *options], stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(process, address, log)
@@ -99,3 +114,54 @@ def test_the_rules_reach_the_server(server: str, mini: str, monkeypatch: pytest.
 def test_another_model_is_named(server: str, mini: str) -> None:
     with pytest.raises(ValueError, match="serves .*mini.*, not 'another'"):
         make_engine("vllm-server", "another", server=server)
+
+
+# For rollouts, by TRL's client; the transfer of weights needs CUDA.
+
+
+@pytest.fixture
+def client_of(monkeypatch: pytest.MonkeyPatch, mini: str) -> Callable[[str], vllm_client.VLLMClient]:
+    tokenizer = AutoTokenizer.from_pretrained(mini)
+    monkeypatch.setattr(rollout_server, "tokenize_prompts", lambda trainer, texts: tokenizer(texts)["input_ids"])
+    monkeypatch.setattr(vllm_client, "is_vllm_available", lambda *args, **kwargs: True)  # of another distribution
+    return vllm_client.VLLMClient
+
+
+TRAINER: Any = SimpleNamespace(args=SimpleNamespace(temperature_controller="tampo", temperature=1.0))
+
+
+def test_raw_log_probs_of_a_server_are_found_out(server: str, client_of: Callable[[str], Any]) -> None:
+    said = rollout_server._wrong_log_probs(TRAINER, client_of(server))
+    assert said is not None
+    assert "returns log-probs of T = 1 whatever the temperature" in said
+
+
+def test_log_probs_of_a_server_are_those_of_the_temperature_and_samples_are_seeded(
+    mini: str, client_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    options = "--logprobs-mode", "processed_logprobs", "--max-model-len", "128", "--generation-config", "vllm"
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(mini, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(mini),
+    )
+    prompts = tokenizer(PROMPTS[:4])["input_ids"]
+    with serve(mini, tmp_path, *options) as address:
+        client = client_of(address)
+        assert rollout_server._wrong_log_probs(TRAINER, client) is None
+        assert "--max-model-len 129" in str(
+            rollout_server._too_short(client, SimpleNamespace(vllm_max_model_length=129))
+        )
+        generate = rollout_server.seeded(client.generate)
+        for temperature in (0.6, 1.5):
+            samples = []
+            for seed in (0, 0, 1):
+                torch.manual_seed(seed)
+                samples.append(generate(prompts, None, n=3, max_tokens=12, temperature=temperature, logprobs=0))
+            first, again, other = (sample["completion_ids"] for sample in samples)
+            assert first == again != other
+            for row, (tokens, values) in enumerate(zip(first, samples[0]["logprobs"], strict=True)):
+                prompt = prompts[row // 3]
+                with torch.no_grad():
+                    logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+                expected = (logits / temperature).log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])
+                torch.testing.assert_close(torch.tensor(values), expected, rtol=0, atol=1e-4)
