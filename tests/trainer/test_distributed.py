@@ -178,7 +178,13 @@ def test_head_that_deepspeed_cast_to_half_precision_is_used_in_float32(tiny_mode
 
 
 # Processes, machines and ZeRO stage of each file.
-CONFIGURATIONS = {"1gpu": (1, 1, 0), "8gpu-zero2": (8, 1, 2), "8gpu-zero3": (8, 1, 3), "2nodes-zero3": (16, 2, 3)}
+CONFIGURATIONS = {
+    "1gpu": (1, 1, 0),
+    "1gpu-zero2": (1, 1, 2),
+    "8gpu-zero2": (8, 1, 2),
+    "8gpu-zero3": (8, 1, 3),
+    "2nodes-zero3": (16, 2, 3),
+}
 
 
 def test_every_accelerate_configuration_is_tested():
@@ -194,6 +200,7 @@ def test_accelerate_loads_its_configuration(name):
     assert config.deepspeed_config.get("zero_stage", 0) == stage
     assert config.mixed_precision is None, "left to the training configuration"
     assert not config.use_cpu
+    assert config.gpu_ids == ("0" if name == "1gpu" else None), "one process sees one GPU"
     if stage == 3:
         assert config.deepspeed_config["zero3_save_16bit_model"], "else a saved model has no weights"
     if machines > 1:
