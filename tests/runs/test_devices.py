@@ -22,9 +22,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr("torch.cuda.is_available", lambda: bool(capabilities))
         monkeypatch.setattr("torch.cuda.device_count", lambda: len(capabilities))
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda index=0: capabilities[index])
-        monkeypatch.setattr(
-            "torch.cuda.is_bf16_supported", lambda including_emulation=True: capabilities[0] >= (8, 0)
-        )
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: capabilities[0] >= (8, 0))
 
     for name in ("LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_DEEPSPEED"):
         monkeypatch.delenv(name, raising=False)
@@ -65,7 +63,9 @@ def test_other_makers_have_no_compute_capability(monkeypatch):
 
 def test_one_process_with_several_gpus_is_refused_with_the_launch_line(gpus, tmp_path, monkeypatch):
     gpus((8, 0), (8, 0))
-    with pytest.raises(ConfigError, match="sees 2 GPUs and trains on one. Choose it, by CUDA_VISIBLE_DEVICES=0") as said:
+    with pytest.raises(
+        ConfigError, match="sees 2 GPUs and trains on one. Choose it, by CUDA_VISIBLE_DEVICES=0"
+    ) as said:
         make_trainer(training(), tmp_path)
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=3600 accelerate launch" in str(said.value)
     assert str(said.value).endswith("--num_processes 2 -m tampo train SCALE --processes 2")

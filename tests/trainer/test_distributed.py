@@ -132,6 +132,19 @@ def test_sharding_changes_neither_rollouts_nor_meta_policy(strategy, run, two_ra
         assert_same_meta_policy(sharded, whole)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_both_ranks_see_a_weight_that_is_broken_in_one(strategy, two_ranks):
+    """Under ZeRO-3 each holds a part of every weight, and the parameter itself is empty."""
+    ranks = two_ranks(strategy)
+    parts = [rank["held"] for rank in ranks]
+    if strategy == "zero3":
+        assert sum(parts) == ranks[0]["weights"] and all(parts)
+    else:
+        assert parts == [ranks[0]["weights"]] * 2
+    for rank in ranks:
+        assert rank["broken weights"].startswith("After step 7, weights are not finite: model.embed_tokens.weight")
+
+
 # Without the third run, whose rollouts each process shuffles over two steps in another order.
 @pytest.mark.parametrize("run", ["policy", "policy and reference"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
