@@ -26,6 +26,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
+Device = Literal["auto", "cpu", "gpu"]
 
 Seed = Annotated[int, Field(ge=0)]
 
@@ -34,6 +35,7 @@ Seed = Annotated[int, Field(ge=0)]
 _ADDRESSES = frozenset(
     {"grader", "model", "model_revision", "data_dir", "data_revisions", "vllm_server_base_url", "report_to"}
     | {"vllm_gpu_memory_utilization"}
+    | {"device"}  # where it changes a run, `tampo.runs.identity` adds it
 )
 
 
@@ -75,6 +77,9 @@ class _DataConfig(_Flat):
         "{MATH-500: main}.",
     )
     model_revision: str | None = Field(None, description="Commit, branch or tag of a model on the hub.")
+    device: Device = Field(
+        "auto", description="cpu, gpu, or auto: the CPU for shipped models, a GPU for all others where there is one."
+    )
     vllm_server_base_url: str = Field(
         "http://127.0.0.1:8000", description="Address of the server of the vllm-server engines."
     )

@@ -22,6 +22,7 @@ from tampo.inference.transformers_engine import sample_tokens
 from tampo.likelihood import virtual_log_probs
 from tampo.padding import probe_rows, relative_error, tolerance
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available
+from tampo.runs.devices import torch_device
 from tampo.runs.training_data import model_folder
 
 # Settings by which some model families scale their logits, which `token_log_probs` does not support.
@@ -84,7 +85,7 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
         network, tokenizer = load_smollm()
         title = SMOLLM_TITLE
     else:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch_device("auto", model)
         folder, dtype = model_folder(model, revision), torch.float32 if device == "cpu" else "auto"
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.inference.evaluate import chosen_benchmarks
+from tampo.runs.devices import unusual_device
 from tampo.runs.hashes import remembered_sha256
 from tampo.runs.training_data import local_model, model_commit
 from tampo.tasks.hub import hub_commit
@@ -39,7 +40,8 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
     benchmarks = suite.benchmarks if config.drop_overlaps else ()  # they decide which problems are left out
     data = suite.content(True, benchmarks, config.data_dir, config.data_revisions)
     model = model_identity(config.model, config.model_revision)
-    return config.identity() | model | _grader(suite) | {"data": data}
+    device = unusual_device(config.device, config.model, config.rollout_engine)
+    return config.identity() | device | model | _grader(suite) | {"data": data}
 
 
 def evaluation_identity(config: EvaluationConfig, model: str, training: TrainingConfig | None) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def evaluation_identity(config: EvaluationConfig, model: str, training: Training
     """
     suite = get_suite(config.suite, config.grader)
     data = suite.content(False, chosen_benchmarks(config), config.data_dir, config.data_revisions)
-    identity = config.identity() | _grader(suite) | {"data": data}
+    device = unusual_device(config.device, training.model if training else model, config.eval_engine)
+    identity = config.identity() | device | _grader(suite) | {"data": data}
     if training is None:
         return identity | model_identity(model, config.model_revision)
     return identity | {"training": training_identity(training)}

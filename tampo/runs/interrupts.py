@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM (a cluster's pre-emption) as a request to stop at the next point where no work is lost."""
 
+import logging
 import os
 import signal
 import sys
@@ -9,6 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import FrameType
+
+
+logger = logging.getLogger(__name__)
+
+# torch's launcher, which accelerate uses too, kills its processes this long after a signal, in seconds.
+SHUTDOWN_VARIABLE, SHUTDOWN_DEFAULT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30
+ENOUGH_TO_SAVE = {SHUTDOWN_VARIABLE: "3600"}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,6 +56,35 @@ def stop_on_signals(notice: str = "Stopping after this step; finished work is ke
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_shutdown_timeout(step: float | None = None) -> bool:
+    """Warn, and return true, if torch's launcher would kill this process before a step has ended and was saved.
+
+    Without that launcher nothing is wrong: a signal reaches the process alone.
+
+    Args:
+        step: Seconds that a step took; None, before the first one: warn if the variable is not set at all.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    given = os.environ.get(SHUTDOWN_VARIABLE)
+    if step is None:
+        if given is not None:
+            return False
+        reason = f"{SHUTDOWN_VARIABLE} is not set"
+    else:
+        if step < int(given or SHUTDOWN_DEFAULT):
+            return False
+        reason = f"A step takes {step:.0f} s"
+    logger.warning(
+        "%s: %s s after Ctrl-C or a pre-emption the launcher kills the run, and all steps since the last checkpoint are "
+        "lost. Set %s=3600 before the command that starts it.",
+        reason,
+        given or SHUTDOWN_DEFAULT,
+        SHUTDOWN_VARIABLE,
+    )
+    return True
 
 
 def stop_with_parent(parent: Connection) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.runs.devices import wants_gpu
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted, stop_on_signals
 from tampo.runs.slurm import Slurm, SlurmJob
 from tampo.runs.store import PROGRESS, Record, RunStore, read_json
 from tampo.runs.training_data import check_problem_count
-from tampo.runs.workers import RunFailed, Task, Worker, Workers
+from tampo.runs.workers import RunFailed, Task, Worker, Workers, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class Job:
                 return None
         evaluation = store.load("evaluation", evaluation_identity(self.evaluation, self.model, self.training))
         return None if evaluation is None else (training, evaluation)
+
+    def wants_gpu(self) -> bool:
+        """Whether training or evaluation would use a GPU where there is one."""
+        training, evaluation, model = self.training, self.evaluation, self.model
+        if training is not None:
+            if wants_gpu(training.device, training.model, training.rollout_engine):
+                return True
+            model = training.model
+        served = evaluation.eval_engine == "vllm-server"  # whose GPU is not the job's
+        return not served and wants_gpu(evaluation.device, model, evaluation.eval_engine)
 
     def progress(self, store: RunStore) -> str:
         """The progress of a running job, such as "step 3/100, reward 0.41, T 0.80"."""
@@ -158,6 +169,14 @@ def submit(runs: Sequence[Run], store: RunStore, backend: Workers | Slurm) -> No
             run.state = "running"
 
 
+def local_gpus(jobs: Sequence[Job]) -> int:
+    """GPUs that each worker of this machine needs for such jobs: 1 where a job wants one and there are any, else 0.
+
+    Without a GPU of its own, each job would take the first one.
+    """
+    return int(any(job.wants_gpu() for job in jobs) and bool(visible_gpus()))
+
+
 def print_line(line: str) -> None:
     """Print a line without delay, so that a notebook and papermill's log show progress."""
     print(line, flush=True)
@@ -174,7 +193,8 @@ def run_jobs(
 
     Args:
         jobs: Jobs with the same records run once.
-        workers: Jobs at a time, each in a process with one thread; default: one per available core.
+        workers: Jobs at a time, each in a process with one thread, and with a GPU of its own if a job wants one;
+            default: one per available core, or per GPU.
         log: Receives progress lines.
         every: Seconds between two progress lines.
 
@@ -212,6 +232,6 @@ def run_jobs(
             log(f"{clock} " + " | ".join(f"{job.label}: {job.progress(store)}" for job in running))
 
     if missing:
-        follow(missing, store, Workers(store.root, workers), report)
+        follow(missing, store, Workers(store.root, workers, local_gpus([run.job for run in missing])), report)
     made = {run.job.folder(store): run.records for run in runs}
     return [records for job in jobs if (records := made[job.folder(store)])]

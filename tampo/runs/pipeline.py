@@ -57,11 +57,14 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
     """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None."""
     from tampo.inference.evaluate import evaluate as run_evaluation
     from tampo.inference.evaluate import load_benchmarks, make_engine
+    from tampo.runs.devices import check_evaluation_device, torch_device
     from tampo.runs.training_data import local_model, model_folder
 
     trained = None if training is None else train(store, training)
+    name = model if training is None else training.model
 
     def build(folder: Path) -> dict[str, Any]:
+        check_evaluation_device(config, name)
         benchmarks, served = load_benchmarks(config), config.eval_engine == "vllm-server"
         if trained is not None:
             weights = str(trained.folder / "model")
@@ -69,8 +72,10 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
             weights = str(local_model(model) or model)
         else:
             weights = model_folder(model, config.model_revision)
-        server = {"server": config.vllm_server_base_url} if served else {}
-        engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **server)
+        options = {"server": config.vllm_server_base_url} if served else {}
+        if config.eval_engine == "transformers":
+            options = {"device": torch_device(config.device, name)}
+        engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **options)
         samples = run_evaluation(
             engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row), folder / "checkpoints"
         )

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from tampo.config import ConfigError, Params
+from tampo.runs.devices import CAPABILITIES
 from tampo.runs.training_data import local_model
 
 PAPER_HOURS = 9.9
@@ -24,7 +25,7 @@ _TRL_TILE = 4096 * 32768
 # Typical length of a mathematics problem's prompt, well below the limit.
 _PROMPT_TOKENS = 512
 
-# Sizes of the paper's two base models, so that a plan needs no network.
+# Sizes of the base models of params/, so that a plan needs no network.
 KNOWN: dict[str, dict[str, Any]] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
         "hidden_size": 1536,
@@ -39,6 +40,14 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_key_value_heads": 2,
         "intermediate_size": 11008,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen2.5-0.5B-Instruct": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
         "tie_word_embeddings": True,
     },
 }
@@ -152,5 +161,6 @@ def describe(params: Params, gpus: int, zero_stage: int) -> str:
         *(f"  {part:20} {size:6.1f}" for part, size in result.memory.items()),
         f"  {'total':20} {sum(result.memory.values()):6.1f}",
         f"Time on {gpus} V100s, scaled from the paper's 9 h 54 min: {result.hours:.1f} h (longer for longer answers)",
+        f"GPUs need {CAPABILITIES}; a V100 is the unit of that time only",
     ]
     return "\n".join(lines)

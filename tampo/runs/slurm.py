@@ -42,13 +42,16 @@ class Resources:
     """Where the jobs of a sweep run, and the resources of each job."""
 
     cluster: Literal["auto", "local", "slurm"] = "auto"  # "auto": Slurm if it is installed
-    accelerate: Path | None = None  # accelerate's configuration file; None: one process, one thread, no GPU
+    accelerate: Path | None = None  # accelerate's configuration file; None: one process with one thread
+    one_gpu: bool = False  # without such a file: a GPU for the process
     minutes: int = 24 * 60  # time limit on Slurm; a job that reaches it is requeued, and resumes
     partition: str | None = None  # of Slurm
     slurm: Mapping[str, str | bool] = field(default_factory=dict)  # options of sbatch; True: without a value
 
     def gpus(self) -> int:
         """GPUs per job; 0 if accelerate's configuration has `use_cpu`. Raises ConfigError as `processes` does."""
+        if self.accelerate is None:
+            return int(self.one_gpu)
         processes, use_cpu = self._accelerate()
         return 0 if use_cpu else processes
 
@@ -81,7 +84,8 @@ class Resources:
             return None
         # Port 0 takes a free one, as several jobs may share a machine.
         words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(self.accelerate.absolute())]
-        words += ["--main_process_port", "0", "-m", "tampo", "train", source]
+        # A job's GPUs are those of its CUDA_VISIBLE_DEVICES, which gpu_ids in the file would replace.
+        words += ["--main_process_port", "0", "--gpu_ids", "all", "-m", "tampo", "train", source]
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changes.items()}
         return words + [f"--{name}={text}" for name, text in texts.items() if changes[name] is not None]
 

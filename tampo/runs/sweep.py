@@ -4,6 +4,7 @@ import difflib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tampo.controllers.registry import CONTROLLERS
 from tampo.files import atomic_path
 from tampo.inference.evaluate import problem_scores
 from tampo.project import output_folder
-from tampo.runs.jobs import Job, Run, follow, print_line
+from tampo.runs.jobs import Job, Run, follow, local_gpus, print_line
 from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
 from tampo.runs.training_data import check_problem_count
@@ -93,9 +94,14 @@ def sweep(
             check_problem_count(params.training(**varied))
             job = Job(f"{controller}, seed {seed}", params.evaluation(), params.training(**varied), params.model)
             runs[controller, seed] = Run(job, resources.launch(source, changes | varied))
+    jobs = [run.job for run in runs.values()]
     if resources.use_slurm():
+        # Unless sbatch's options name GPUs: this machine's may be other than those that the jobs will have.
+        asked = any("gpu" in name or name == "gres" for name in resources.slurm)
+        resources = replace(resources, one_gpu=not asked and any(job.wants_gpu() for job in jobs))
         backend: Workers | Slurm = Slurm(store.root, f"tampo-{params.scale}", resources, params.workers)
     else:
+        resources = replace(resources, one_gpu=local_gpus(jobs) > 0)
         backend = Workers(store.root, params.workers, resources.gpus())
     for run in runs.values():
         run.look_up(store)

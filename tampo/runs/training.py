@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from trl.models import unwrap_model_for_generation
 from tampo.config import ConfigError, TrainingConfig
 from tampo.files import atomic_path
 from tampo.inference.sampling import sample_completions
-from tampo.runs.checkpoints import last_whole_checkpoint, seal_checkpoint
-from tampo.runs.interrupts import Interrupted, StopRequest, stop_on_signals
+from tampo.runs.checkpoints import agreed_checkpoint, seal_checkpoint
+from tampo.runs.devices import check_training_device, launch_line, on_gpu
+from tampo.runs.interrupts import Interrupted, StopRequest, check_shutdown_timeout, stop_on_signals
+from tampo.runs.processes import any_process, by_first, process_count
 from tampo.runs.training_data import (
     check_problem_count,
     leave_out_long_prompts,
@@ -29,9 +32,10 @@ from tampo.runs.training_data import (
     model_folder,
     reward_functions,
 )
+from tampo.runs.weights import check_weights
 from tampo.tasks.suites import get_suite
 from tampo.trainer.config import TAMPOConfig
-from tampo.trainer.trainer import NonFiniteLoss, TAMPOTrainer
+from tampo.trainer.trainer import TAMPOTrainer
 from tampo.trainer.trl_internals import tokenize_prompts
 
 Progress = Callable[[dict[str, Any]], None]
@@ -46,16 +50,16 @@ TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_step
 _SHARED = (TrainingConfig.model_fields.keys() & TAMPOConfig.__dataclass_fields__.keys()) - {"data_seed"}
 
 
-def precision(wanted: str) -> tuple[str, bool, bool]:
+def precision(wanted: str, gpu: bool | None = None) -> tuple[str, bool, bool]:
     """(dtype of the weights, bf16, fp16) for a `precision` parameter on this machine.
 
-    "auto" is fp32 on a CPU, bf16 on a GPU that supports it, else fp16 (the paper's V100s). Mixed precision keeps
-    float32 weights.
+    "auto" is fp32 on a CPU, bf16 on a GPU that supports it (compute capability 8.0), else fp16. Mixed precision keeps
+    float32 weights. `gpu`: whether the run uses one; None: it does where there is one.
 
     Raises:
         ConfigError: "fp16" on a CPU, or "bf16" on a GPU without support.
     """
-    gpu = torch.cuda.is_available()
+    gpu = torch.cuda.is_available() if gpu is None else gpu
     has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
         wanted = "bf16" if has_bf16 else "fp16" if gpu else "fp32"
@@ -70,9 +74,11 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
     """The `TAMPOConfig` of a training run in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
 
     Raises:
-        ConfigError: The processes cannot share the rollouts of a step evenly, or the precision is not supported.
+        ConfigError: The processes cannot share the rollouts of a step evenly, or the precision or the device is not
+            supported.
     """
-    dtype, bf16, fp16 = precision(config.precision)
+    gpu = on_gpu(config.device, config.model, config.rollout_engine)
+    dtype, bf16, fp16 = precision(config.precision, gpu)
     rollouts, at_once = config.prompts_per_step * config.num_generations, config.per_device_train_batch_size * processes
     if rollouts % at_once:
         raise ConfigError(
@@ -93,7 +99,7 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         meta_top_p=config.p,
         meta_likelihood=config.likelihood,
         model_init_kwargs={"dtype": dtype},
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not gpu,
         bf16=bf16,
         fp16=fp16,
         use_vllm=config.rollout_engine != "transformers",
@@ -137,13 +143,15 @@ def train(
 
     Raises:
         Interrupted: By Ctrl-C or SIGTERM, after the current step and its checkpoint.
-        DamagedCheckpoint: A file of the newest checkpoint was changed.
+        DamagedCheckpoint: A file of the newest checkpoint was changed, or not all processes see it.
     """
     checkpoints = folder / "checkpoints"
+    if int(os.environ.get("RANK", "0")) == 0:
+        check_shutdown_timeout()
     with _trackers(config, folder), stop_on_signals() as stop:
         callbacks = [_ProgressCallback(progress), _CheckpointCallback(checkpoints, stop)]
         trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=agreed_checkpoint(checkpoints))
         step = trainer.state.global_step
         if step < config.max_steps and not stop:
             raise RuntimeError(f"The training run ended after step {step} of {config.max_steps}, without a request.")
@@ -203,6 +211,7 @@ def make_trainer(
         ConfigError: Among others, the training set has fewer problems than one step.
     """
     _check_processes(config)
+    check_training_device(config)
     check_problem_count(config)
     suite, path = get_suite(config.suite, config.grader), model_folder(config.model, config.model_revision)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
@@ -234,7 +243,7 @@ def _check_processes(config: TrainingConfig) -> None:
     if config.rollout_engine != "vllm-server" and started != config.processes:
         raise ConfigError(
             f"processes is {config.processes}, and {started} were started. Give --processes {started}, or start "
-            f"{config.processes} by accelerate launch or torchrun."
+            f"{config.processes} by accelerate launch or torchrun: {launch_line(config.processes)}"
         )
 
 
@@ -253,29 +262,23 @@ class _CheckpointCallback(TrainerCallback):
     def __init__(self, folder: Path, stop: StopRequest) -> None:
         self._folder, self._stop = folder, stop
         self._stopping = False  # the same in all processes, as a request is not
+        self._start, self._slow = 0.0, False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _any_process(bool(self._stop)):
+        if state.is_local_process_zero and not self._slow:
+            self._slow = check_shutdown_timeout(time.monotonic() - self._start)
+        if any_process(bool(self._stop)):
             self._stop.requested = self._stopping = True
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        broken = [name for name, weight in kwargs["model"].named_parameters() if not torch.isfinite(weight).all()]
-        if broken:  # not sealed, so that no run resumes from it
-            raise NonFiniteLoss(f"After step {state.global_step}, weights are not finite: {', '.join(broken[:3])}.")
+        check_weights(kwargs["model"], state.global_step)  # first: what is not sealed, no run resumes from
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # all processes have written their files
-        if state.is_world_process_zero:
-            seal_checkpoint(self._folder / f"checkpoint-{state.global_step}")
+        folder = self._folder / f"checkpoint-{state.global_step}"
+        by_first(lambda: seal_checkpoint(folder, process_count()))
         if self._stopping:
             control.should_training_stop = True
-
-
-def _any_process(requested: bool) -> bool:
-    """Whether any process was asked to stop: a signal may reach them in different steps."""
-    if not torch.distributed.is_initialized():
-        return requested
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    flag = torch.tensor(int(requested), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 from loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
 
 from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
-from tampo.runs.interrupts import Interrupted, stop_with_parent
+from tampo.runs.interrupts import ENOUGH_TO_SAVE, Interrupted, stop_with_parent
 from tampo.runs.pipeline import evaluate
 from tampo.runs.store import RunStore
 
@@ -60,7 +61,7 @@ class Workers:
     def __init__(self, folder: Path, count: int | None = None, gpus: int = 0) -> None:
         self._folder, self._workers = folder, [Worker() for _ in range(count or cpu_count())]
         if gpus:
-            names = _visible_gpus()
+            names = visible_gpus()
             if gpus > len(names):
                 raise ConfigError(f"A job asks for {gpus} GPUs, and this machine has {len(names)}.")
             del self._workers[len(names) // gpus :]
@@ -193,7 +194,7 @@ def run_job(order: str) -> None:
 def _launch(command: list[str]) -> None:
     """Run a launcher. On a stop, signal all of its processes and wait until the last one has saved."""
     # torch's launcher would kill its processes 30 s after a stop, which may be less than a step takes.
-    settings = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
+    settings = os.environ | ENOUGH_TO_SAVE
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(
         command, text=True, errors="replace", start_new_session=True, env=settings, **streams
@@ -228,11 +229,12 @@ def this_tampo() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by CUDA's names."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
-        return [name.strip() for name in listed.split(",") if name.strip()]
+        names = [name.strip() for name in listed.split(",") if name.strip()]
+        return list(takewhile(lambda name: not name.startswith("-"), names))  # as CUDA, which ends the list at a -1
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]

@@ -78,6 +78,26 @@ def resumable_state(trainer: "TAMPOTrainer") -> dict[str, Any]:
     }
 
 
+def check_processes(trainer: "TAMPOTrainer", folder: Path) -> None:
+    """Refuse a checkpoint of another number of processes, before DeepSpeed reads its shards.
+
+    Not only there: each process has random numbers of its own in a checkpoint, and rollouts of its own in a step.
+
+    Raises:
+        ValueError: Another number saved it.
+    """
+    try:
+        saved = json.loads((folder / CONTROLLER_STATE_NAME).read_text(encoding="utf-8"))["generation_batch"]
+        before, now = saved["world_size"], trainer.args.world_size
+    except (OSError, ValueError, KeyError, TypeError):  # for `load_state`; an older one does not say it
+        return
+    if before != now:
+        raise ValueError(
+            f"Cannot resume: {folder} was saved by {before} processes (GPUs), and {now} were started. Start {before}, "
+            "such as by accelerate launch --num_processes; or start a new run, with the checkpoint's folder as model."
+        )
+
+
 def load_state(trainer: "TAMPOTrainer", folder: Path) -> None:
     """Restore the controller and the rollouts in use from a checkpoint.
 

@@ -36,7 +36,7 @@ from tampo.trainer.log_names import LogNames
 from tampo.trainer.model_card import PAPER, add_temperature
 from tampo.trainer.positions import check_padding
 from tampo.trainer.prompt_lengths import check_batch, check_datasets
-from tampo.trainer.resume import CONTROLLER_STATE_NAME, load_state, resumable_state, save_rollouts
+from tampo.trainer.resume import CONTROLLER_STATE_NAME, check_processes, load_state, resumable_state, save_rollouts
 from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
 from tampo.trainer.rollout_server import prepare_server
 from tampo.trainer.scaled_head import ScaledHeads
@@ -193,6 +193,15 @@ class TAMPOTrainer(GRPOTrainer):
 
     def _run_settings(self, steps: int) -> RunSettings:
         return self.args.run_settings(steps, self._policy().config.get_text_config().vocab_size)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL, but refuses a checkpoint of another number of processes by name (`tampo.trainer.resume`)."""
+        folder = resume_from_checkpoint
+        if folder is True and os.path.isdir(str(self.args.output_dir)):
+            folder = get_last_checkpoint(self.args.output_dir)
+        if folder and folder is not True:
+            check_processes(self, Path(folder))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # Here the number of steps is known, and the checkpoint is not loaded yet.
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

@@ -9,7 +9,7 @@ from tampo.runs.plan import KNOWN, count_parameters, describe, model_config, pla
 from tampo.tasks.mini_model import mini_model_path
 
 
-@pytest.mark.parametrize(("name", "parameters"), zip(KNOWN, (1_777_088_000, 3_085_938_688), strict=True))
+@pytest.mark.parametrize(("name", "parameters"), zip(KNOWN, (1_777_088_000, 3_085_938_688, 494_032_768), strict=True))
 def test_known_sizes_are_those_of_the_model(name, parameters):
     """The numbers of weights on the models' pages."""
     assert count_parameters(model_config(name)) == parameters

@@ -531,13 +531,13 @@ def test_launch_command(tmp_path):
     command = Resources(accelerate=config).launch("params/smoke.yaml", changes)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[3:7] == ["--config_file", str(config), "--main_process_port", "0"]
-    assert command[7:11] == ["-m", "tampo", "train", "params/smoke.yaml"]
-    assert load_params("smoke", build_parser().parse_args(command[9:]).overrides) == load_params("smoke", changes)
+    assert command[9:13] == ["-m", "tampo", "train", "params/smoke.yaml"]
+    assert load_params("smoke", build_parser().parse_args(command[11:]).overrides) == load_params("smoke", changes)
     assert Resources(accelerate=config).gpus() == Resources(accelerate=config).processes() == 2
     assert Resources().launch("smoke", changes) is None
     config.write_text("num_processes: 2\nuse_cpu: true\n")
     assert (Resources(accelerate=config).gpus(), Resources(accelerate=config).processes()) == (0, 2)
-    assert (Resources().gpus(), Resources().processes()) == (0, 1)
+    assert (Resources().gpus(), Resources().processes(), Resources(one_gpu=True).gpus()) == (0, 1, 1)
     for text in ("", "[]", "{", "num_processes: none", "num_processes: 0", "{num_processes: 8, num_machines: 2}"):
         config.write_text(text)
         with pytest.raises(ConfigError, match="two.yaml"):

@@ -132,6 +132,19 @@ def test_sharding_changes_neither_rollouts_nor_meta_policy(strategy, run, two_ra
         assert_same_meta_policy(sharded, whole)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_both_ranks_see_a_weight_that_is_broken_in_one(strategy, two_ranks):
+    """Under ZeRO-3 each holds a part of every weight, and the parameter itself is empty."""
+    ranks = two_ranks(strategy)
+    parts = [rank["held"] for rank in ranks]
+    if strategy == "zero3":
+        assert sum(parts) == ranks[0]["weights"] and all(parts)
+    else:
+        assert parts == [ranks[0]["weights"]] * 2
+    for rank in ranks:
+        assert rank["broken weights"].startswith("After step 7, weights are not finite: model.embed_tokens.weight")
+
+
 # Without the third run, whose rollouts each process shuffles over two steps in another order.
 @pytest.mark.parametrize("run", ["policy", "policy and reference"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -178,7 +191,13 @@ def test_head_that_deepspeed_cast_to_half_precision_is_used_in_float32(tiny_mode
 
 
 # Processes, machines and ZeRO stage of each file.
-CONFIGURATIONS = {"1gpu": (1, 1, 0), "8gpu-zero2": (8, 1, 2), "8gpu-zero3": (8, 1, 3), "2nodes-zero3": (16, 2, 3)}
+CONFIGURATIONS = {
+    "1gpu": (1, 1, 0),
+    "1gpu-zero2": (1, 1, 2),
+    "8gpu-zero2": (8, 1, 2),
+    "8gpu-zero3": (8, 1, 3),
+    "2nodes-zero3": (16, 2, 3),
+}
 
 
 def test_every_accelerate_configuration_is_tested():
@@ -194,6 +213,7 @@ def test_accelerate_loads_its_configuration(name):
     assert config.deepspeed_config.get("zero_stage", 0) == stage
     assert config.mixed_precision is None, "left to the training configuration"
     assert not config.use_cpu
+    assert config.gpu_ids == ("0" if name == "1gpu" else None), "one process sees one GPU"
     if stage == 3:
         assert config.deepspeed_config["zero3_save_16bit_model"], "else a saved model has no weights"
     if machines > 1:

@@ -237,6 +237,25 @@ def test_resume_is_exact(heads, tiny_model_path, prompts, tmp_path):
         assert torch.equal(weight, again.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("given", ["path", True])
+def test_a_checkpoint_of_another_number_of_processes_is_refused_first(
+    tiny_model_path, prompts, tmp_path, monkeypatch, given
+):
+    """Before transformers, or DeepSpeed, reads anything of it."""
+    make_trainer(tiny_model_path, prompts, tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+    state = tmp_path / "checkpoint-1" / CONTROLLER_STATE_NAME
+    saved = json.loads(state.read_text())
+    assert saved["generation_batch"]["world_size"] == 1
+    saved["generation_batch"]["world_size"] = 8
+    state.write_text(json.dumps(saved))
+    again = make_trainer(tiny_model_path, prompts, tmp_path)
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("read"))
+    with pytest.raises(
+        ValueError, match=r"checkpoint-1 was saved by 8 processes \(GPUs\), and 1 were started. Start 8"
+    ):
+        again.train(resume_from_checkpoint=given if given is True else str(tmp_path / "checkpoint-1"))
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other controller", "other candidates"])
 def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompts, tmp_path, damage):
     settings = {"save_strategy": "steps", "save_steps": 2}

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
+from tampo.runs.weights import check_weights, local_weights
+from tampo.trainer.trainer import NonFiniteLoss
 from tests.trainer.helpers import Watching, make_trainer
 
 
@@ -73,7 +75,12 @@ def main(model: str, output: str, *runs: str) -> None:
 
 
 def record(trainer: Recording) -> dict:
+    model = trainer._policy()
+    held = sum(part.numel() for _, part in local_weights(model))
     return {
+        "held": held,
+        "weights": sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters()),
+        "broken weights": broken_on_the_second(model, trainer.args.process_index),
         "wrapper": type(trainer.model_wrapped).__name__,
         # ZeRO-3 replaces a split parameter by an empty tensor.
         "head_is_split": trainer._policy().get_output_embeddings().weight.numel() == 0,
@@ -85,6 +92,21 @@ def record(trainer: Recording) -> dict:
         "error": max(trainer.errors),
         "reference_passes": sum(is_reference for _, is_reference, _ in trainer.passes),
     }
+
+
+def broken_on_the_second(model: torch.nn.Module, rank: int) -> str:
+    """The error of both processes when a weight is broken in the part that the second one holds; then it is mended."""
+    name, part = next((name, part) for name, part in local_weights(model) if part.numel())
+    before = part.clone()
+    with torch.no_grad():
+        part.fill_(torch.nan if rank == 1 else 1.0)
+        try:
+            check_weights(model, 7)
+            return "nothing"
+        except NonFiniteLoss as error:
+            return f"{error} ({name})"
+        finally:
+            part.copy_(before)
 
 
 if __name__ == "__main__":
