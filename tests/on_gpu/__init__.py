@@ -13,4 +13,4 @@ SECONDS = {
     "colocate": 110,
     "evaluation": 65,
 }
-"""The stages in their order, and the seconds after which each is stopped: less than 8 minutes in all (without a GPU, four times as long)."""
+"""The stages in order, and the seconds after which each is stopped: 8 minutes in all. Without a GPU, four times."""
