@@ -113,7 +113,7 @@ def check_capability(found: tuple[int, int], precision: str = "auto") -> None:
         return
     if found < CAPABILITY:
         raise ConfigError(
-            f"This GPU has compute capability {_dotted(found)}; torch {torch.__version__} and vLLM need {CAPABILITIES}, "
+            f"This GPU has compute capability {_dotted(found)}; torch {torch.__version__} and vLLM need {CAPABILITIES} "
             "and have no code for older ones such as the V100 (7.0). Use another GPU, or the CPU: --device cpu with "
             "the engines transformers."
         )

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import FrameType
 
-
 logger = logging.getLogger(__name__)
 
 # torch's launcher, which accelerate uses too, kills its processes this long after a signal, in seconds.
@@ -78,8 +77,8 @@ def check_shutdown_timeout(step: float | None = None) -> bool:
             return False
         reason = f"A step takes {step:.0f} s"
     logger.warning(
-        "%s: %s s after Ctrl-C or a pre-emption the launcher kills the run, and all steps since the last checkpoint are "
-        "lost. Set %s=3600 before the command that starts it.",
+        "%s: %s s after Ctrl-C or a pre-emption the launcher kills the run, and all steps since the last checkpoint "
+        "are lost. Set %s=3600 before the command that starts it.",
         reason,
         given or SHUTDOWN_DEFAULT,
         SHUTDOWN_VARIABLE,

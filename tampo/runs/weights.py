@@ -1,6 +1,7 @@
 """Whether a model's weights are finite, each process looking at the part that it holds."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ def local_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     ZeRO-3 leaves an empty parameter and keeps this process's part beside it, as `ds_tensor`; FSDP2's parameter is a
     DTensor. The parameter itself would show nothing, or wait for the other processes.
     """
+    weight: Any  # DeepSpeed's attributes are unknown to torch
     for name, weight in model.named_parameters():
         if (part := getattr(weight, "ds_tensor", None)) is not None:
             start = torch.distributed.get_rank(weight.ds_process_group) * part.numel()

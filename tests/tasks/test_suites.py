@@ -107,7 +107,7 @@ def test_the_papers_values():
 
 
 def test_the_papers_trainer(tmp_path, monkeypatch):
-    monkeypatch.setattr("tampo.runs.training.precision", lambda wanted: ("float32", False, False))
+    monkeypatch.setattr("tampo.runs.training.precision", lambda wanted, gpu: ("float32", False, False))
     args = trainer_config(load_params("paper").training(rollout_engine="transformers"), tmp_path, processes=8)
     assert args.gradient_accumulation_steps == 8
     assert args.lr_scheduler_type == "cosine"

@@ -1,5 +1,6 @@
 """Contract of TAMPOTrainer: the current temperature reaches sampling and loss alike, and nothing else changes."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from tampo.trainer.config import TAMPOConfig
