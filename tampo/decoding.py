@@ -28,6 +28,18 @@ _WITHOUT_EFFECT = {"do_sample", "temperature", "max_length", "max_new_tokens", "
 _NEUTRAL_AT_ONE = {"num_beams", "num_return_sequences", "typical_p", "length_penalty", "encoder_repetition_penalty"}
 
 
+class NonFiniteLogits(FloatingPointError):
+    """A model's logits are NaN or infinite: there is no distribution to sample from.
+
+    Attributes:
+        rows: Indices of the prompts that they belong to, within the call.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
 @dataclass(frozen=True)
 class DecodingRules:
     """Tokens of a model with a meaning for sampling.

@@ -1,5 +1,7 @@
 """Parameters: files, overrides, refusals, and what identifies a run."""
 
+import hashlib
+import json
 import re
 
 import pytest
@@ -167,9 +169,49 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         ),  # known by their content: tampo.runs.identity
         *("vllm_server_base_url", "report_to", "vllm_gpu_memory_utilization"),
         *("grader", "device"),  # tampo.runs.identity adds them where they decide something
+        "use_bias_correction_kl",  # without a KL term
+        # without vLLM
+        *(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")),
     }
     expected = {"alpha": 0.05, "top_p": 0.7, "likelihood": "sum"}
     assert base.training().identity()["temperature_controller_kwargs"] == expected
+
+
+# Of commit b6e5b86, before these parameters: records of that time are found again.
+IDENTITIES = {
+    "smoke": ("dcbcea0715d9e37a", "e83f3a2d58358571"),
+    "mini": ("9febee0709989915", "f6558efa9aa998ce"),
+    "mini-rare": ("9febee0709989915", "f6558efa9aa998ce"),
+    "mini-choice": ("736c4243b075d2dd", "460cb12746450945"),
+}
+
+
+@pytest.mark.parametrize("scale", IDENTITIES)
+def test_identities_of_earlier_versions_are_the_same(scale):
+    params = load_params(scale)
+    texts = [json.dumps(part.identity(), sort_keys=True) for part in (params.training(), params.evaluation())]
+    assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == IDENTITIES[scale]
+
+
+def test_identity_holds_the_objective_where_it_is_read_and_not_as_it_was_before():
+    mini, new = load_params("mini"), {"use_bias_correction_kl", "eval_dtype"}
+    weights = {name for name in TrainingConfig.model_fields if name.startswith("vllm_importance_sampling_")}
+    assert mini.training(beta=0.1).identity()["use_bias_correction_kl"] is False
+    assert not new & mini.training(beta=0.1, use_bias_correction_kl=True).identity().keys()
+    assert mini.training(use_bias_correction_kl=True).identity() == mini.training().identity()
+    vllm = mini.training(rollout_engine="vllm-colocate")
+    assert weights & vllm.identity().keys() == {"vllm_importance_sampling_correction"}
+    on = {"rollout_engine": "vllm-colocate", "vllm_importance_sampling_correction": True}
+    assert weights & mini.training(**on).identity().keys() == {"vllm_importance_sampling_mode"}
+    before = on | {"vllm_importance_sampling_mode": "sequence_mask"}
+    assert not weights & mini.training(**before).identity().keys()
+    assert mini.evaluation(eval_dtype="fp32").identity() != mini.evaluation().identity()
+
+
+def test_limits_of_importance_weights_are_in_order():
+    limits = {"vllm_importance_sampling_clip_min": 2, "vllm_importance_sampling_clip_max": 1.5}
+    with pytest.raises(ConfigError, match=r"clip_min \(2\) must be below .*clip_max \(1.5\)"):
+        load_params("mini", limits)
 
 
 @pytest.mark.parametrize("name", RENAMED)

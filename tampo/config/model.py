@@ -27,6 +27,7 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
 EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 Device = Literal["auto", "cpu", "gpu"]
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 Seed = Annotated[int, Field(ge=0)]
 
@@ -37,6 +38,20 @@ _ADDRESSES = frozenset(
     | {"vllm_gpu_memory_utilization"}
     | {"device"}  # where it changes a run, `tampo.runs.identity` adds it
 )
+
+# What runs had before these were parameters. A run with these values is known without them, as it was then.
+_BEFORE: dict[str, Any] = {
+    "use_bias_correction_kl": True,
+    "vllm_importance_sampling_correction": True,
+    "vllm_importance_sampling_mode": "sequence_mask",
+    "vllm_importance_sampling_clip_max": 3.0,
+    "vllm_importance_sampling_clip_min": None,
+    "eval_dtype": "auto",
+}
+
+
+def _without_older(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in _BEFORE or value != _BEFORE[name]}
 
 
 class _Flat(BaseModel):
@@ -122,10 +137,26 @@ class TrainingConfig(_DataConfig):
     warmup_steps: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term (Eq. 13).")
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
+    use_bias_correction_kl: bool = Field(
+        False, description="Multiply the KL term by the ratio, TRL's default; Eq. 13 does not."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Precision = Field("auto", description="auto: fp32 on CPU, bf16 where the GPU has it, else fp16.")
     gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
     rollout_engine: RolloutEngine = Field("transformers", description="Who samples rollouts.")
+    vllm_importance_sampling_correction: bool = Field(
+        False, description="Weight rollouts of vLLM by loss probability / sampling probability; Eq. 13 does not."
+    )
+    vllm_importance_sampling_mode: ImportanceMode = Field(
+        "token_truncate",
+        description="One weight per token or per sequence, cut at the limits (truncate) or dropped beyond (mask).",
+    )
+    vllm_importance_sampling_clip_max: float | None = Field(
+        3.0, gt=0, description="Upper limit of these weights; null: none."
+    )
+    vllm_importance_sampling_clip_min: float | None = Field(
+        None, ge=0, description="Lower limit of these weights; null: none."
+    )
     processes: int = Field(
         1, ge=1, description="Processes of a training run, such as GPUs; each draws rollouts of its own."
     )
@@ -193,6 +224,16 @@ class TrainingConfig(_DataConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"vllm_importance_sampling_clip_min ({low:g}) must be below vllm_importance_sampling_clip_max "
+                f"({high:g})"
+            )
+        return self
+
     def configure_controller(self) -> TemperatureController:
         """The controller with its parameters, before a run. Raises a ValueError that names a bad one."""
         named = {"alpha": self.alpha, "top_p": self.p, "likelihood": self.likelihood, "value": self.temperature}
@@ -206,7 +247,14 @@ class TrainingConfig(_DataConfig):
             idle |= {"meta_warmup_ratio", "meta_warmup_temperature"}
         if self.rollout_engine == "vllm-server":
             idle.add("processes")  # one server draws for all
-        own = self.model_dump(mode="json", exclude={*idle, *_ADDRESSES})
+        if self.beta == 0:
+            idle.add("use_bias_correction_kl")
+        weights = {name for name in type(self).model_fields if name.startswith("vllm_importance_sampling_")}
+        if self.rollout_engine == "transformers":
+            idle |= weights
+        elif not self.vllm_importance_sampling_correction:
+            idle |= weights - {"vllm_importance_sampling_correction"}
+        own = _without_older(self.model_dump(mode="json", exclude={*idle, *_ADDRESSES}))
         return own | {"temperature_controller_kwargs": {**resolved(controller)}}
 
 
@@ -221,10 +269,15 @@ class EvaluationConfig(_DataConfig):
     eval_batch: int = Field(512, ge=1, description="Samples generated at a time.")
     eval_seed: int = Field(0, ge=0, description="Seed of the problems (mini) and of the samples.")
     eval_engine: EvaluationEngine = Field("transformers", description="Who samples for the evaluation.")
+    eval_dtype: Precision = Field(
+        "auto",
+        description="Precision of every model that is evaluated, trained or not; auto: fp32 on CPU, bf16 where the "
+        "GPU has it, else fp16.",
+    )
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this evaluation of a given model."""
-        return self.model_dump(mode="json", exclude=set(_ADDRESSES))
+        return _without_older(self.model_dump(mode="json", exclude=set(_ADDRESSES)))
 
 
 class Params(TrainingConfig, EvaluationConfig):

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from tampo.context import UnsuitableModel, check_context
+from tampo.decoding import NonFiniteLogits
 from tampo.padding import positions_from_mask, probe_rows, relative_error, tolerance
 
 # Finished rows are dropped when they make up this share of the batch, because dropping copies the cache.
@@ -21,7 +22,6 @@ _DROPPED_SHARE = 0.15
 _CHECKED: "WeakSet[PreTrainedModel]" = WeakSet()  # models that `check_decoding` has tried
 
 
-@torch.no_grad()
 def sample_completions(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -30,6 +30,19 @@ def sample_completions(
     ends: Sequence[int],
     uniforms: Tensor | None = None,
 ) -> list[list[int]]:
+    """The token ids of `sample_with_log_probs`, which has the arguments, alone."""
+    return sample_with_log_probs(model, prompts, temperature, max_tokens, ends, uniforms)[0]
+
+
+@torch.no_grad()
+def sample_with_log_probs(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    temperature: float,
+    max_tokens: int,
+    ends: Sequence[int],
+    uniforms: Tensor | None = None,
+) -> tuple[list[list[int]], list[list[float]]]:
     """One completion per prompt, all in one batch, drawn from softmax(logits / temperature) (Eq. 2).
 
     Args:
@@ -42,10 +55,11 @@ def sample_completions(
             they come from torch's global generator.
 
     Returns:
-        Token ids of each completion, with the end token.
+        Token ids of each completion, with the end token; and the log-prob of each of them, in nats, at `temperature`.
 
     Raises:
         ValueError: An empty prompt, or a temperature or max_tokens that is not positive.
+        NonFiniteLogits: The model's logits are NaN or infinite for some prompts.
         UnsuitableModel: More tokens than the model's context holds, or a model that cannot be sampled here
             (`check_decoding`).
     """
@@ -54,7 +68,7 @@ def sample_completions(
     if not all(prompts):
         raise ValueError("A prompt without tokens cannot be completed.")
     if not prompts:
-        return []
+        return [], []
     check_context(model.config, max(map(len, prompts)), max_tokens, "the limit of completions", warn=False)
     check_decoding(model)
     index = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}  # distinct prompts
@@ -67,6 +81,7 @@ def sample_completions(
     rows = torch.arange(len(repeated), device=ids.device)  # the completion of each row of the batch
     uniforms = None if uniforms is None else uniforms.to(ids.device)
     tokens = ids.new_zeros(len(rows), max_tokens)  # (B, C)
+    log_probs = torch.zeros_like(tokens, dtype=torch.double)  # (B, C)
     lengths = ids.new_full((len(rows),), max_tokens)  # (B,)
     end_tokens = torch.tensor(list(ends), device=ids.device)
     running = torch.ones_like(rows, dtype=torch.bool)
@@ -75,8 +90,8 @@ def sample_completions(
             numbers = torch.rand(len(rows), dtype=torch.double, device=ids.device)
         else:
             numbers = uniforms[rows, step]
-        drawn = draw_tokens(logits, temperature, numbers)  # (b,)
-        tokens[rows, step] = drawn
+        drawn, drawn_log_probs = draw_tokens(logits, temperature, numbers)  # (b,), (b,)
+        tokens[rows, step], log_probs[rows, step] = drawn, drawn_log_probs
         ended = running & torch.isin(drawn, end_tokens)
         lengths[rows[ended]] = step + 1
         running = running & ~ended
@@ -89,7 +104,20 @@ def sample_completions(
             rows, drawn, mask, running = rows[kept], drawn[kept], mask[kept], running[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = _next_logits(model, drawn[:, None], mask, cache)
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    _check_finite(log_probs, lengths)
+    completions, scores = (
+        [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
+        for values in (tokens, log_probs)
+    )
+    return completions, scores
+
+
+def _check_finite(log_probs: Tensor, lengths: Tensor) -> None:
+    """Refuse completions (B, C) of `lengths` (B,) that were drawn from logits that are not finite."""
+    inside = torch.arange(log_probs.size(1), device=log_probs.device) < lengths[:, None]  # (B, C)
+    bad = (log_probs.isnan() & inside).any(dim=1).nonzero()[:, 0].tolist()
+    if bad:
+        raise NonFiniteLogits(f"The logits of {len(bad)} of {len(log_probs)} completions are not finite.", bad)
 
 
 @torch.no_grad()
@@ -136,14 +164,17 @@ def check_decoding(model: PreTrainedModel) -> None:
     _CHECKED.add(model)
 
 
-def draw_tokens(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
-    """One token per row, from softmax(logits / temperature): (B, V), uniform numbers (B,) -> (B,).
+def draw_tokens(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row, from softmax(logits / temperature): (B, V), uniform numbers (B,) -> (B,), and log-probs (B,).
 
-    By inversion, in double precision: the first token whose cumulative probability exceeds the uniform number.
+    By inversion, in double precision: the first token whose cumulative probability exceeds the uniform number. A
+    log-prob is NaN where the logits of its row are not finite.
     """
-    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)  # (B, V)
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)  # (B, V)
+    cumulative = probabilities.cumsum(dim=-1)
     drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)  # (B, 1)
-    return drawn[:, 0].clamp(max=logits.size(-1) - 1)  # the product may round up to the sum itself
+    drawn = drawn.clamp(max=logits.size(-1) - 1)  # the product may round up to the sum itself
+    return drawn[:, 0], probabilities.gather(-1, drawn)[:, 0].log()
 
 
 def _select(cache: DynamicCache, rows: Tensor) -> None:

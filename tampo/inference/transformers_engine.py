@@ -21,6 +21,8 @@ class TransformersEngine:
         model: A folder or a Hugging Face id.
         batch: Completions per batch.
         device: By default a GPU if there is one.
+        dtype: Precision of weights and passes, such as "bfloat16"; by default that of the checkpoint, and float32 on
+            a CPU.
 
     Raises:
         ValueError: No token ends a completion (`tampo.decoding.decoding_rules`).
@@ -29,10 +31,10 @@ class TransformersEngine:
     seeded_by = "sample"
     engine_limit: tuple[int, str] | None = None
 
-    def __init__(self, model: str, batch: int = 512, device: str | None = None) -> None:
+    def __init__(self, model: str, batch: int = 512, device: str | None = None, dtype: str | None = None) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        dtype = torch.float32 if device == "cpu" else "auto"  # half precision is slow and coarse on a CPU
+        dtype = dtype or ("float32" if device == "cpu" else "auto")  # half precision is slow and coarse on a CPU
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map=device).eval()
         decoding_rules(self.model, self.tokenizer)  # raises
         self.config = self.model.config

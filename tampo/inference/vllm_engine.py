@@ -5,6 +5,7 @@ prompt and sample, not on its batch (except for rounding: the batch size can cha
 samples differ from those of TransformersEngine; their distribution is the same.
 """
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from tampo.decoding import DecodingRules, decoding_rules
 from tampo.inference.engine import DEFAULT_SERVER, Completion, derive_seed
+
+logger = logging.getLogger(__name__)
 
 # Sampling from the tempered softmax only. A server would take missing values from the model's generation_config.json.
 # "ignore_eos" leaves the end to the engines' stop_token_ids: vLLM has end tokens of its own, which `serve` can change.
@@ -95,24 +98,33 @@ class VLLMEngine:
 class VLLMServerEngine:
     """A running vLLM server, by its OpenAI-compatible completions API; one request per prompt.
 
-    The server decides on the precision: start it with `--dtype float32` for a float32 model.
+    The server decides on the precision: start it with `--dtype` and that of the evaluation.
 
     Args:
         model: The model's name on the server, or the folder or Hugging Face id that the server loaded.
         batch: Maximum completions requested at a time.
         server: The server's address.
         timeout: Seconds that the completions of one prompt may take.
+        dtype: The precision that the server should have, such as "bfloat16"; None: any. It is a warning where the
+            server does not say (it does with VLLM_SERVER_DEV_MODE=1 in its environment).
 
     Raises:
         ConnectionError: No server answers; `generate` raises it, too.
-        ValueError: The server has another model, or no token ends a completion.
+        ValueError: The server has another model or precision, or no token ends a completion.
         RuntimeError: From `generate`: the server refuses a request.
     """
 
     seeded_by = "prompt"  # the samples of a prompt share a request
     config: Any = None
 
-    def __init__(self, model: str, batch: int = 512, server: str = DEFAULT_SERVER, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        model: str,
+        batch: int = 512,
+        server: str = DEFAULT_SERVER,
+        timeout: float = 600.0,
+        dtype: str | None = None,
+    ) -> None:
         self._server, self._batch = server.rstrip("/"), batch
         # trust_env: a proxy from the environment would not know local addresses.
         self._client = httpx.Client(
@@ -128,6 +140,25 @@ class VLLMServerEngine:
         self.engine_limit = _limit(SimpleNamespace(**found[0]))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._rules = decoding_rules(folder, self.tokenizer)
+        if dtype is not None:
+            self._check_dtype(dtype)
+
+    def _check_dtype(self, wanted: str) -> None:
+        try:
+            information = self._call("GET", "/server_info?config_format=json")
+            found = str(information["vllm_config"]["model_config"]["dtype"]).removeprefix("torch.")
+        except (RuntimeError, ValueError, LookupError, TypeError):
+            logger.warning(
+                "The server at %s does not say its precision; this evaluation is recorded as one in %s. Start it with "
+                "--dtype %s, and with VLLM_SERVER_DEV_MODE=1 in its environment to have it checked.",
+                self._server, wanted, wanted,
+            )  # fmt: skip
+            return
+        if found != wanted:
+            raise ValueError(
+                f"The server at {self._server} runs in {found}, and eval_dtype asks for {wanted}. Start it with "
+                f"--dtype {wanted}, or set eval_dtype."
+            )
 
     def generate(
         self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int

@@ -57,6 +57,7 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
     """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None."""
     from tampo.inference.evaluate import evaluate as run_evaluation
     from tampo.inference.evaluate import load_benchmarks, make_engine
+    from tampo.inference.precision import evaluation_dtype
     from tampo.runs.devices import check_evaluation_device, torch_device
     from tampo.runs.training_data import local_model, model_folder
 
@@ -72,9 +73,13 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
             weights = str(local_model(model) or model)
         else:
             weights = model_folder(model, config.model_revision)
-        options = {"server": config.vllm_server_base_url} if served else {}
+        device = torch_device(config.device, name)
+        dtype = evaluation_dtype(config, gpu=None if device is None else device != "cpu")
+        options: dict[str, Any] = {"dtype": dtype}
+        if served:
+            options["server"] = config.vllm_server_base_url
         if config.eval_engine == "transformers":
-            options = {"device": torch_device(config.device, name)}
+            options["device"] = device
         engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **options)
         samples = run_evaluation(
             engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row), folder / "checkpoints"
@@ -85,6 +90,7 @@ def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: Tr
             "tokens": int(samples["tokens"].sum()),
             "data": [b.source for b in benchmarks.values()],
             "seeded_by": engine.seeded_by,
+            "dtype": dtype,
         }
 
     return store.make("evaluation", evaluation_identity(config, model, training), build)

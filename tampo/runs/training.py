@@ -20,10 +20,12 @@ from trl.models import unwrap_model_for_generation
 
 from tampo.config import ConfigError, TrainingConfig
 from tampo.files import atomic_path
-from tampo.inference.sampling import sample_completions
+from tampo.inference.precision import resolve_precision
+from tampo.inference.sampling import sample_with_log_probs
 from tampo.runs.checkpoints import agreed_checkpoint, seal_checkpoint
 from tampo.runs.devices import check_training_device, launch_line, on_gpu
 from tampo.runs.interrupts import Interrupted, StopRequest, check_shutdown_timeout, stop_on_signals
+from tampo.runs.objective import OBJECTIVE
 from tampo.runs.processes import any_process, by_first, process_count
 from tampo.runs.training_data import (
     check_problem_count,
@@ -59,14 +61,7 @@ def precision(wanted: str, gpu: bool | None = None) -> tuple[str, bool, bool]:
     Raises:
         ConfigError: "fp16" on a CPU, or "bf16" on a GPU without support.
     """
-    gpu = torch.cuda.is_available() if gpu is None else gpu
-    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "auto":
-        wanted = "bf16" if has_bf16 else "fp16" if gpu else "fp32"
-    if wanted == "fp16" and not gpu:
-        raise ConfigError("precision fp16 needs a GPU; on a CPU use auto, fp32 or bf16.")
-    if wanted == "bf16" and gpu and not has_bf16:
-        raise ConfigError("precision bf16 is not supported by this GPU; use auto or fp16.")
+    wanted = resolve_precision("precision", wanted, gpu)
     return "float32", wanted == "bf16", wanted == "fp16"
 
 
@@ -90,11 +85,11 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
         "report_to": list(config.report_to),
         "vllm_server_base_url": config.vllm_server_base_url if config.rollout_engine == "vllm-server" else None,
     }
+    fixed = {name: value for name, value in OBJECTIVE.items() if name in TAMPOConfig.__dataclass_fields__}
     return TAMPOConfig(
-        **(config.model_dump(include=set(_SHARED)) | values),
+        **(fixed | config.model_dump(include=set(_SHARED)) | values),
         output_dir=str(folder),
         gradient_accumulation_steps=rollouts // at_once,
-        lr_scheduler_type="cosine",
         meta_alpha=config.alpha,
         meta_top_p=config.p,
         meta_likelihood=config.likelihood,
@@ -124,8 +119,8 @@ def sample_rollouts(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
     args = cast(GRPOConfig, trainer.args)
     gather, limit = args.ds3_gather_for_generation, cast(int, args.max_completion_length)
     with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as policy:
-        completion_ids = sample_completions(policy, prompt_ids, trainer.temperature, limit, trainer.eos_token_ids)
-    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        ids, log_probs = sample_with_log_probs(policy, prompt_ids, trainer.temperature, limit, trainer.eos_token_ids)
+    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": log_probs}
 
 
 def train(

@@ -21,7 +21,8 @@ class MetaPolicyCallback(TrainerCallback):
     `TAMPOTrainer` adds it, and calls it after all others. At every optimizer step it logs `temperature` (the current
     one), the controller's metrics (for TAMPO the distribution and its entropy in nats), and, after each finished
     generation batch, the mean, standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative
-    advantage.
+    advantage, and how far the sampler's log-probs are from the loss's (`tampo.trainer.sampler`). `skipped_steps` is the
+    number of steps so far without an update, where gradients overflowed in fp16.
 
     A callback that stops the run, or the epoch, while gradients accumulate stops it at the end of that step: with half
     of a step done, no checkpoint could be resumed exactly.
@@ -31,6 +32,7 @@ class MetaPolicyCallback(TrainerCallback):
         self._trainer = trainer
         self._logged: RolloutBatch | None = None
         self._stops: set[str] = set()  # that wait for the end of the step
+        self._loss_scale: float | None = None  # before the latest update; None without a gradient scaler
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stops.clear()
@@ -41,14 +43,27 @@ class MetaPolicyCallback(TrainerCallback):
                 self._stops.add(name)
                 setattr(control, name, False)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        scaler = self._trainer.accelerator.scaler
+        self._loss_scale = None if scaler is None else scaler.get_scale()
+
+    def _was_skipped(self) -> bool:
+        accelerator = self._trainer.accelerator
+        # A fused optimizer skips by itself, and accelerate takes its step as done. The loss scale falls all the same.
+        lowered = self._loss_scale is not None and accelerator.scaler.get_scale() < self._loss_scale
+        return lowered or bool(accelerator.optimizer_step_was_skipped)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         while self._stops:
             setattr(control, self._stops.pop(), True)
         trainer = self._trainer
         assert trainer.controller is not None, "train() makes the controller"
         metrics = {"temperature": trainer.temperature} | trainer.controller.metrics()
+        trainer.skipped_steps += self._was_skipped()
+        if trainer.skipped_steps:
+            metrics["skipped_steps"] = trainer.skipped_steps
         if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
-            metrics |= trainer.rollout_batch.statistics()
+            metrics |= trainer.rollout_batch.statistics() | trainer.sampler_gap.metrics
             self._logged = trainer.rollout_batch
         trainer.log_names.write(metrics)
 

@@ -32,6 +32,9 @@ class TAMPOConfig(GRPOConfig):
     GRPO's `temperature` is the sampling temperature of the "fixed" controller, and with every controller that of
     evaluations during training. A parameter out of its range raises a ValueError that names it.
 
+    Defaults are those of TRL, also where they change the objective (docs/paper-scale.md has the table): with the
+    "fixed" controller, a script that changes from GRPO to TAMPO trains as before. `tampo train` has the paper's.
+
     Values become plain Python types: numbers may be words ("6e-1"), fractions, and scalars of numpy, torch or pandas;
     lists may be arrays.
 
@@ -88,6 +91,12 @@ class TAMPOConfig(GRPOConfig):
             elif hasattr(value, "tolist"):
                 setattr(self, name, plain(value))
         super().__post_init__()
+        if self.torch_compile:  # also by torch_compile_backend or torch_compile_mode
+            raise ValueError(
+                "torch_compile=True is not supported: compiled code keeps the temperature that it was compiled with, "
+                "and the loss would not follow the sampling. Set torch_compile=False, without torch_compile_backend "
+                "and torch_compile_mode."
+            )
         rows = self.scoring_batch_size
         if rows is not None and rows < 1:
             raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")

@@ -11,8 +11,8 @@ from trl import GRPOTrainer
 from tampo.trainer.trl_internals import columns_of_rewards, metrics_of_rewards, reward_names, training_metrics
 
 # `reward` is TRL's: controllers read it.
-METRICS = frozenset({"temperature", "reward"})
-METRIC_PREFIXES = ("meta_policy/", "controller/", "optimal_temperature/")
+METRICS = frozenset({"temperature", "reward", "skipped_steps"})
+METRIC_PREFIXES = ("meta_policy/", "controller/", "optimal_temperature/", "sampler/")
 COLUMNS = frozenset({"temperature", "log_likelihoods"})
 
 

@@ -75,6 +75,7 @@ def resumable_state(trainer: "TAMPOTrainer") -> dict[str, Any]:
         "generation_batch": {"micro_batches": micro_batches(trainer) % trainer.args.passes_per_batch}
         | _layout(trainer),
         "inside_step": not trainer.accelerator.sync_gradients,
+        "skipped_steps": trainer.skipped_steps,
     }
 
 
@@ -121,6 +122,7 @@ def load_state(trainer: "TAMPOTrainer", folder: Path) -> None:
             f"Cannot resume from {folder}: a callback stopped the run while gradients accumulated, and half of an "
             "optimizer step is in no checkpoint. Resume from another checkpoint, or start a new run."
         )
+    trainer.skipped_steps = int(saved.get("skipped_steps", 0))
     batch = saved.get("generation_batch") or _estimated(trainer)
     if batch["micro_batches"]:
         _load_rollouts(trainer, folder, batch)

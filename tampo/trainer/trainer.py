@@ -13,20 +13,22 @@ need no further forward pass and no further product with the LM head.
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import trl
 from accelerate.utils import gather_object, set_seed
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import GRPOTrainer
 
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController
-from tampo.decoding import plain_generation
+from tampo.decoding import NonFiniteLogits, plain_generation
 from tampo.files import write_json
 from tampo.meta_policy import check_temperature, check_temperatures
 from tampo.trainer.callback import MetaPolicyCallback
@@ -39,11 +41,13 @@ from tampo.trainer.prompt_lengths import check_batch, check_datasets
 from tampo.trainer.resume import CONTROLLER_STATE_NAME, check_processes, load_state, resumable_state, save_rollouts
 from tampo.trainer.rollout_rules import readable_by_trl, set_rollout_rules
 from tampo.trainer.rollout_server import prepare_server
+from tampo.trainer.sampler import SamplerGap, check_vllm_precision, compute_dtype
 from tampo.trainer.scaled_head import ScaledHeads
 from tampo.trainer.trl_internals import (
     FusedHeads,
     Heads,
     Rows,
+    check_not_compiled,
     checkpoint_folder,
     extra_columns,
     micro_batches,
@@ -51,22 +55,24 @@ from tampo.trainer.trl_internals import (
     set_rollouts_in_use,
     set_sampling_temperature,
     training_metrics,
+    vllm_built_in,
 )
 
 logger = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss is NaN or infinite; the message names the step, the prompts and the newest checkpoint."""
+    """The loss or logits are NaN or infinite; the message names the step, the prompts and the newest checkpoint."""
 
 
 class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
     Takes the arguments of `GRPOTrainer`, with a `TAMPOConfig` as `args`. With `temperature_controller="fixed"` it
-    equals `GRPOTrainer` to the last bit, with two exceptions: for models like GPT-2, TRL's loss counts padding as
-    positions; and settings of the model's generation_config that change the sampling without the loss's knowledge, such
-    as min_p, are not used (those of the `TAMPOConfig` are). With `log_completions`, TRL's table of completions has two
+    equals `GRPOTrainer` to the last bit, with three exceptions: for models like GPT-2, TRL's loss counts padding as
+    positions; settings of the model's generation_config that change the sampling without the loss's knowledge, such
+    as min_p, are not used (those of the `TAMPOConfig` are); and a colocated vLLM samples in the precision of the loss,
+    where TRL's has that of the checkpoint. With `log_completions`, TRL's table of completions has two
     more columns: the sampling temperature of a completion, and its K log-likelihoods (Eq. 8). A reward function that
     logs a metric or a column of a name that tampo uses, such as "temperature", is refused by a ValueError.
 
@@ -74,17 +80,19 @@ class TAMPOTrainer(GRPOTrainer):
         controller: The controller of the current training run; None before the first `train()`.
         temperature: The current temperature.
         rollout_batch: Likelihoods, advantages and lengths of the latest finished generation batch, or None.
+        sampler_gap: How far the sampler's log-probs are from the loss's (`tampo.trainer.sampler`).
+        skipped_steps: Steps without an update, because gradients overflowed in fp16. Controllers count the others.
 
     Raises:
         TypeError: `args` is not a `TAMPOConfig`.
         ValueError: `train_dataset` has fewer rows than one generation batch has prompts, or no token ends a completion
-            (`tampo.decoding`).
+            (`tampo.decoding`), vLLM samples in another precision than the loss has, or the model is compiled.
         UnsuitableModel: Prompts and completions exceed the model's context.
         RuntimeError: With this version of TRL, tampo supports plain LM heads only (see `tampo.trainer.scaled_head`).
 
-    `train` raises NonFiniteLoss before an update with a loss that is NaN or infinite; a ValueError where a stream as
-    `train_dataset` has too few rows; and UnsuitableModel before the first rollouts where log-probs would not be those
-    of the model, or change with `scoring_batch_size` (`tampo.trainer.positions`).
+    `train` raises NonFiniteLoss before an update with a loss, or with logits, that are NaN or infinite; a ValueError
+    where a stream as `train_dataset` has too few rows; and UnsuitableModel before the first rollouts where log-probs
+    would not be those of the model, or change with `scoring_batch_size` (`tampo.trainer.positions`).
 
     A checkpoint inside a generation batch (`num_iterations` or `steps_per_generation` above one step) has the batch's
     rollouts, so that a run resumes exactly from every checkpoint, with a greater `max_steps`, too.
@@ -133,8 +141,11 @@ class TAMPOTrainer(GRPOTrainer):
             if len(train_dataset) < args.prompts_per_batch:  # TRL drops them, and trains no step
                 raise ValueError(f"train_dataset has too few rows: {len(train_dataset)}. {args.describe_batch()}")
         readable_by_trl(model)
-        super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
+        with vllm_built_in(lambda: compute_dtype(self)):
+            super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.args: TAMPOConfig
+        check_not_compiled(self)
+        check_vllm_precision(self)
         set_rollout_rules(self, self._policy())
         check_datasets(self, self._policy().config)
         self._padding_is_checked = False
@@ -152,10 +163,13 @@ class TAMPOTrainer(GRPOTrainer):
         self._log_probs_at_generation = self.args.gradient_accumulation_steps % self.args.passes_per_batch != 0 or (
             self.use_vllm and self.vllm_importance_sampling_correction
         )
+        self.sampler_gap = SamplerGap(self)
+        self.skipped_steps = 0
         self.problems: tuple[str, list[str]] = "prompt", []  # a column and its values, of the latest generation batch
+        self._row_problems: list[str] = []  # of each local row of the latest generation batch
         self._train_sampler: Iterable[int] | None = None  # None for a stream
         self._record_next_pass = False
-        self._recorded: tuple[Tensor, Tensor]  # (b, C, K), (b, C), of the latest recorded pass
+        self._recorded: tuple[Tensor, Tensor, Tensor]  # (b, C, K), (b, C), (b, C), of the latest recorded pass
         self._reward = math.nan  # mean of the latest generation batch
         self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
         # (b, K + 3) and (b,) each: log-likelihoods, entropy, advantage, length; and the row's index at generation
@@ -207,7 +221,7 @@ class TAMPOTrainer(GRPOTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         self.controller = self.args.configure_controller()
         self.controller.start(self._run_settings(num_training_steps))
-        self._missing_rows, self._collected = 0, []
+        self._missing_rows, self._collected, self.skipped_steps = 0, [], 0
         set_rollouts_in_use(self, 0, None)  # of an earlier train()
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, MetaPolicyCallback))
         return super().create_scheduler(num_training_steps, optimizer)
@@ -251,7 +265,7 @@ class TAMPOTrainer(GRPOTrainer):
         training = self._policy().training
         if training:
             assert self.controller is not None, "train() makes the controller"
-            temperature = self.controller.temperature(self.state.global_step)
+            temperature = self.controller.temperature(self.state.global_step - self.skipped_steps)
         else:
             temperature = self.args.temperature
         self.set_temperature(temperature)
@@ -263,9 +277,16 @@ class TAMPOTrainer(GRPOTrainer):
         self._record_next_pass = training and self._log_probs_at_generation
         if training:
             column = "problem_id" if "problem_id" in inputs[0] else "prompt"
-            self.problems = column, list(dict.fromkeys(str(example[column]) for example in inputs))
-        with plain_generation(self._policy()):
-            output = super()._generate_and_score_completions(inputs)
+            self._row_problems = [str(example[column]) for example in inputs]
+            self.problems = column, list(dict.fromkeys(self._row_problems))
+        try:
+            with plain_generation(self._policy()):
+                output = super()._generate_and_score_completions(inputs)
+        except (NonFiniteLogits, RuntimeError) as error:
+            rows = getattr(error, "rows", None)  # tampo's sampler names them; torch.multinomial of `generate` does not
+            if rows is None and not str(error).startswith("probability tensor contains"):
+                raise
+            raise NonFiniteLoss(self._describe("Logits of the sampler are not finite", rows or ())) from error
         rows = len(output["advantages"])
         output["temperature"] = torch.tensor(temperature, dtype=torch.float64)
         # TRL shuffles the rows before their likelihoods are known; its table of completions keeps this order.
@@ -275,6 +296,7 @@ class TAMPOTrainer(GRPOTrainer):
             if self._log_probs_at_generation != ("old_per_token_logps" in output):
                 raise RuntimeError(f"TRL {trl.__version__} computes log-probs at another point than tampo expects.")
             self._missing_rows, self._collected = rows, []
+            self.sampler_gap.start()
             self._reward = training_metrics(self)["reward"][-1]
             if self._log_probs_at_generation:
                 self._collect_likelihoods(output)
@@ -301,18 +323,21 @@ class TAMPOTrainer(GRPOTrainer):
         self._record_next_pass = collecting
         loss = super()._compute_loss(model, inputs)
         if self._policy().training and not torch.isfinite(loss):
-            raise NonFiniteLoss(self._describe_loss(loss.item()))
+            raise NonFiniteLoss(self._describe(f"The loss is {loss.item()}"))
         if collecting:
             self._collect_likelihoods(inputs)
         return loss
 
-    def _describe_loss(self, loss: float) -> str:
+    def _describe(self, problem: str, rows: Sequence[int] = ()) -> str:
+        """A message about local rows of the latest generation batch; about all of them, if none are given."""
         column, prompts = self.problems
+        if rows:
+            prompts = list(dict.fromkeys(self._row_problems[row] for row in rows))
         shown = "; ".join(prompt[:80] for prompt in prompts[:8]) + ("; ..." if len(prompts) > 8 else "")
         newest = get_last_checkpoint(self.args.output_dir) if os.path.isdir(str(self.args.output_dir)) else None
         return (
-            f"The loss of step {self.state.global_step + 1} is {loss}, at temperature {self.temperature:g}. "
-            f"Prompts of the batch ({column}): {shown}. Newest checkpoint: {newest or 'none'}. "
+            f"{problem} in step {self.state.global_step + 1}, at temperature {self.temperature:g}. "
+            f"Prompts ({column}): {shown}. Newest checkpoint: {newest or 'none'}. "
             "Resume from it with a lower learning_rate or max_grad_norm, or in another precision."
         )
 
@@ -346,7 +371,7 @@ class TAMPOTrainer(GRPOTrainer):
         assert log_probs is not None, "never None"
         if recorded is not None:
             assert entropies is not None, "compute_entropy is set"
-            self._recorded = recorded, entropies.detach().float()
+            self._recorded = recorded, entropies.detach().float(), log_probs.detach()
         return log_probs, entropies, *auxiliary_loss
 
     def _collect_likelihoods(self, inputs: dict[str, Any]) -> None:
@@ -355,7 +380,8 @@ class TAMPOTrainer(GRPOTrainer):
         if self._record_next_pass:
             raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        log_probs, entropies = self._recorded
+        log_probs, entropies, current = self._recorded
+        self.sampler_gap.add(current, mask, inputs)
         log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
         others = [(entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
         rows = torch.cat([log_likelihoods, torch.stack(others, dim=1)], dim=1)
@@ -365,6 +391,8 @@ class TAMPOTrainer(GRPOTrainer):
             collected = torch.cat([rows for rows, _ in self._collected])
             order = torch.cat([rollout for _, rollout in self._collected]).argsort()
             batch = self.accelerator.gather(collected).double().cpu().numpy()  # (N, K + 3)
+            self._check_likelihoods(batch, collected[order])
+            self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
             likelihoods, (entropy, advantages, lengths) = batch[:, :-3], batch[:, -3:].T
             self.rollout_batch = RolloutBatch(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
@@ -376,6 +404,16 @@ class TAMPOTrainer(GRPOTrainer):
             )
             self.controller.update(self.rollout_batch)
             self._log_rollouts(log_likelihoods=collected[order, :-3].tolist())
+
+    def _check_likelihoods(self, batch: NDArray[np.float64], own: Tensor) -> None:
+        """Refuse a batch (N, K + 3) with log-likelihoods that are not finite; `own` are this process's rows, in order.
+
+        All processes see the batch, and stop.
+        """
+        if not np.isfinite(batch[:, :-3]).all():
+            bad = (~own[:, :-3].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+            where = "" if bad else " (of another process's prompts)"
+            raise NonFiniteLoss(self._describe(f"Log-likelihoods are not finite{where}", bad))
 
     def _log_rollouts(self, **columns: list[Any]) -> None:
         """Add columns, one value per local row of the latest generation batch, to TRL's table of completions."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import trl
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 
@@ -27,6 +28,11 @@ try:
     from trl.kernels import chunked_logprob
 except ImportError:  # before TRL 1.15
     chunked_logprob = cast(Any, None)
+
+try:
+    from trl.generation import vllm_generation
+except ImportError:  # a TRL that builds vLLM elsewhere
+    vllm_generation = cast(Any, None)
 
 DICT_FIELDS: list[str] = GRPOConfig._VALID_DICT_FIELDS
 """Fields of the config that may be a JSON text."""
@@ -126,6 +132,55 @@ def set_sampling_temperature(trainer: GRPOTrainer, temperature: float) -> None:
 def server_client(trainer: GRPOTrainer) -> Any:
     """The main process's client of a vLLM server."""
     return trainer.vllm_generation.vllm_client
+
+
+def check_not_compiled(trainer: GRPOTrainer) -> None:
+    """Raise a ValueError where the policy is compiled, or a launcher's dynamo_backend has accelerate compile it."""
+    plugin = trainer.accelerator.state.dynamo_plugin
+    model: Any = trainer.model
+    compiled = hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
+    if compiled or plugin.backend != DynamoBackend.NO:
+        how = "the model was compiled" if compiled else f"accelerate has dynamo_backend {plugin.backend.value}"
+        raise ValueError(
+            f"TAMPOTrainer cannot train compiled code, and {how}: it keeps the temperature that it was compiled with. "
+            "Pass a model that is not compiled, and start without dynamo_backend (ACCELERATE_DYNAMO_BACKEND)."
+        )
+
+
+@contextmanager
+def vllm_built_in(dtype: Callable[[], torch.dtype]) -> Iterator[None]:
+    """Within the context, a colocated vLLM that TRL builds gets the precision that `dtype` returns then.
+
+    TRL passes none: vLLM would take the checkpoint's, and 16 bits for one in float32.
+    """
+    engine = getattr(vllm_generation, "LLM", None)
+    if engine is None:  # vLLM is not installed, or TRL builds it elsewhere: `vllm_dtype` is checked afterwards
+        yield
+        return
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return engine(*args, **({"dtype": str(dtype()).removeprefix("torch.")} | kwargs))
+
+    cast(Any, vllm_generation).LLM = build
+    try:
+        yield
+    finally:
+        cast(Any, vllm_generation).LLM = engine
+
+
+def vllm_dtype(trainer: GRPOTrainer) -> str | None:
+    """The precision of a trainer's vLLM, such as "bfloat16"; None: it has no vLLM, or a server that does not say."""
+    if not trainer.use_vllm:
+        return None
+    generation: Any = trainer.vllm_generation
+    if trainer.vllm_mode == "server":
+        try:
+            found = generation.vllm_client.get_server_info()["model_config"]["dtype"]
+        except (AttributeError, KeyError, TypeError):  # another process talks to the server, or an older TRL
+            return None
+    else:
+        found = getattr(getattr(generation.llm.llm_engine, "model_config", None), "dtype", None)
+    return None if found is None else str(found).removeprefix("torch.")
 
 
 class Rows(NamedTuple):

@@ -356,3 +356,37 @@ def test_vllm_dispatch_cpu_unquantized_gemm():
     from vllm.model_executor.layers import utils as layers
 
     assert parameters(layers.dispatch_cpu_unquantized_gemm) == ["layer", "remove_weight"]
+
+
+# What the sampler's precision, its gap to the loss, and skipped steps rely on (tampo.trainer.sampler).
+
+
+@REPRODUCE
+def test_vllm_generation_builds_LLM_by_its_global_name():
+    from trl.generation import vllm_generation
+
+    source = inspect.getsource(vllm_generation.VLLMGeneration)
+    assert "self.llm = LLM(" in source
+    assert "dtype=" not in source[source.index("self.llm = LLM(") :][:1500], "TRL passes a precision itself now"
+    assert "vllm_generation" in inspect.getsource(inspect.getmodule(GRPOTrainer))
+
+
+@REPRODUCE
+def test_VLLMClient_get_server_info():
+    from trl.generation.vllm_client import VLLMClient
+
+    assert parameters(VLLMClient.get_server_info) == ["self"]
+
+
+@REPRODUCE
+def test_names_of_the_samplers_log_probs_and_weights():
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert 'output["sampling_per_token_logps"]' in source
+    assert 'output["importance_sampling_ratio"]' in source
+
+
+def test_accelerator_of_the_trainer(trainer):
+    assert trainer.accelerator.optimizer_step_was_skipped is False
+    assert trainer.accelerator.scaler is None
+    assert trainer.accelerator.mixed_precision == "no"
+    assert trainer.accelerator.state.dynamo_plugin.backend == "NO"

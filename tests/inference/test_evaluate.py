@@ -5,9 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tampo.config import ConfigError, load_params
+from tampo.config import ConfigError, EvaluationConfig, load_params
 from tampo.inference.engine import Completion
 from tampo.inference.evaluate import evaluate, load_benchmarks, problem_scores
+from tampo.inference.precision import evaluation_dtype
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.tasks.mini import TASKS, make_problems
 from tests.helpers import sampling_p_value
@@ -124,3 +125,36 @@ def test_engine_leaves_the_callers_random_state_alone(tiny_model_path):
     torch.manual_seed(0)
     engine.generate(["1="], 2, 1.0, 4, seed=9)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "has_bf16", "expected"),
+    [
+        ("auto", False, False, "float32"),
+        ("auto", True, True, "bfloat16"),
+        ("auto", True, False, "float16"),
+        ("fp32", True, True, "float32"),
+        ("fp16", False, False, "eval_dtype fp16 needs a GPU"),
+        ("bf16", True, False, "eval_dtype bf16 is not supported by this GPU"),
+    ],
+)
+def test_every_model_of_an_evaluation_has_one_precision(monkeypatch, wanted, gpu, has_bf16, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: has_bf16)
+    config = EvaluationConfig(eval_dtype=wanted)
+    if " " in expected:
+        with pytest.raises(ConfigError, match=expected):
+            evaluation_dtype(config)
+    else:
+        assert evaluation_dtype(config) == expected
+    served = EvaluationConfig(eval_dtype=wanted, eval_engine="vllm-server")  # nothing is known of its machine
+    assert evaluation_dtype(served) == {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(wanted)
+
+
+def test_the_precision_does_not_depend_on_the_checkpoint(tiny_model_path, tmp_path):
+    half = tmp_path / "half"
+    TransformersEngine(str(tiny_model_path), dtype="bfloat16").model.save_pretrained(half)
+    AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(half)
+    for dtype in ("float32", "bfloat16"):
+        found = {str(TransformersEngine(str(path), dtype=dtype).model.dtype) for path in (tiny_model_path, half)}
+        assert found == {f"torch.{dtype}"}

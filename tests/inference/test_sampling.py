@@ -121,7 +121,7 @@ def test_sliding_windows_are_respected(ids):
 def test_drawn_tokens_follow_the_softmax(size):
     logits = torch.randn(size, generator=torch.Generator().manual_seed(size)) * 2
     uniforms = torch.rand(20_000, dtype=torch.double, generator=torch.Generator().manual_seed(1))
-    drawn = draw_tokens(logits.expand(20_000, -1), 0.7, uniforms)
+    drawn, _ = draw_tokens(logits.expand(20_000, -1), 0.7, uniforms)
     counts = np.bincount(drawn.numpy(), minlength=size)
     assert sampling_p_value(counts, torch.softmax(logits.double() / 0.7, -1).numpy()) > 1e-3
 
@@ -129,7 +129,7 @@ def test_drawn_tokens_follow_the_softmax(size):
 def test_impossible_tokens_are_not_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
     uniforms = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1 - 2**-53], dtype=torch.double)
-    assert draw_tokens(logits.expand(7, -1), 1.0, uniforms).tolist() == [1, 1, 1, 3, 3, 3, 3]
+    assert draw_tokens(logits.expand(7, -1), 1.0, uniforms)[0].tolist() == [1, 1, 1, 3, 3, 3, 3]
 
 
 def test_bad_input_is_named(model, ids):

@@ -27,8 +27,12 @@ class Handler(BaseHTTPRequestHandler):
 
     requests: ClassVar[list[dict[str, Any]]] = []
     root: ClassVar[str] = MINI
+    dtype: ClassVar[str | None] = None  # None: a server without VLLM_SERVER_DEV_MODE
 
     def do_GET(self) -> None:
+        if self.path.startswith("/server_info"):
+            known = {"vllm_config": {"model_config": {"dtype": self.dtype}}}
+            return self.answer(404 if self.dtype is None else 200, known)
         self.answer(200, {"data": [{"id": "short-name", "root": self.root}]})
 
     def do_POST(self) -> None:
@@ -150,6 +154,19 @@ def test_a_model_that_never_ends_is_refused(fake_vllm: None, server: str, tmp_pa
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="model has no end token"):
         patch.setattr(Handler, "root", str(folder))
         make_engine(name, str(folder), **({"server": server} if name == "vllm-server" else {}))
+
+
+def test_a_server_in_another_precision_is_refused(
+    server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_engine("vllm-server", MINI, server=server, dtype="bfloat16")
+    assert "does not say its precision; this evaluation is recorded as one in bfloat16" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(Handler, "dtype", "torch.bfloat16")
+    make_engine("vllm-server", MINI, server=server, dtype="bfloat16")
+    assert not caplog.text
+    with pytest.raises(ValueError, match="runs in bfloat16, and eval_dtype asks for float16. Start it with --dtype fl"):
+        make_engine("vllm-server", MINI, server=server, dtype="float16")
 
 
 def test_refusals_are_passed_on(server: str) -> None:

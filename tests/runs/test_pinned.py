@@ -109,20 +109,20 @@ def test_every_engine_of_an_evaluation_gets_the_folder(hub, tmp_path, monkeypatc
     given, real = [], evaluation_module.make_engine
 
     def make_engine(name, model, batch, **options):
-        given.append((name, model))
+        given.append((name, model, options))
         return real("transformers", model, batch)
 
     monkeypatch.setattr(evaluation_module, "make_engine", make_engine)
     params = load_params("smoke", SMALL | {"model": "org/model", "eval_engine": engine, "model_revision": "v1"})
     evaluate(RunStore(tmp_path / "runs"), params.evaluation(), params.model)
-    assert given == [(engine, str(tmp_path / "hub" / COMMIT))]
+    assert given == [(engine, str(tmp_path / "hub" / COMMIT), {"dtype": "float32"})]
 
 
 @pytest.mark.parametrize(("model", "named"), [("org/model", "org/model"), ("mini", str(mini_model_path("mini")))])
 def test_a_server_is_asked_for_the_name_it_was_started_with(hub, tmp_path, monkeypatch, model, named):
     given = []
 
-    def make_engine(name, model, batch, server):
+    def make_engine(name, model, batch, server, dtype):
         given.append((name, model, server))
         return TransformersEngine(str(mini_model_path("mini")), batch)
 

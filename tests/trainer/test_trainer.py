@@ -338,7 +338,7 @@ class Poisoned(TAMPOTrainer):
 def test_a_loss_that_is_nan_stops_the_run_before_the_update(tiny_model_path, prompts, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(tiny_model_path, prompts, tmp_path, Poisoned, **settings)
-    with pytest.raises(NonFiniteLoss, match=r"loss of step 3 is nan.*\(prompt\): \d\+\d=.*Newest checkpoint: .*-2\. "):
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan in step 3.*\(prompt\): \d\+\d=.*Newest checkpoint: .*-2\. "):
         trainer.train()
     assert all(weight.isfinite().all() for weight in trainer.model.parameters())
 
