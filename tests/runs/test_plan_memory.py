@@ -137,11 +137,11 @@ def test_autocast_keeps_copies_of_the_weights_until_the_forward_pass_ends():
 
 @pytest.mark.parametrize(("sizes", "dtype"), [(PLAIN, torch.float32), (HALF, torch.bfloat16)], ids=["fp32", "bf16"])
 def test_gradient_of_the_lm_head(sizes, dtype):
-    """Within 10 %: narrow tiles (32 columns) leave little beside the gradients."""
-    _, shape = qwen2(vocab_size=20_000)
+    """Within 10 %: narrow tiles (100 columns) leave little beside the gradients."""
+    _, shape = qwen2(vocab_size=8000)
     hidden = torch.randn(9, shape.hidden, dtype=dtype, requires_grad=True)
     weight = torch.randn(shape.vocabulary, shape.hidden, dtype=dtype, requires_grad=True)
-    args = (hidden, weight, None, torch.zeros(9, dtype=torch.long), 1.0, 32)
+    args = (hidden, weight, None, torch.zeros(9, dtype=torch.long), 1.0, 100)
     with LiveStorage() as live:
         ChunkedLogProbFunction.apply(*args)[0].sum().backward()
     assert terms.head_gradient(shape, sizes, 9) == pytest.approx(live.peak, rel=0.1)
