@@ -28,9 +28,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add(commands, "train", _train, "train a model, alone or under accelerate launch; an interrupted run is resumed")
     evaluate = _add(commands, "evaluate", _evaluate, "evaluate the model of `train` with the same parameters")
     evaluate.add_argument("--base", action="store_true", help="the model itself, untrained")
-    plan = _add(commands, "plan", _plan, "tokens, memory of each GPU and hours of a training run, before it starts")
-    plan.add_argument("--gpus", type=int, default=8, help="GPUs (default: 8)")
-    plan.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="DeepSpeed ZeRO stage")
+    plan = _add(
+        commands, "plan", _plan, "memory, disk and time of a training run before it starts, and whether it fits"
+    )
+    plan.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s or rtx4090")
+    plan.add_argument("--accelerate", metavar="FILE", help="GPUs and DeepSpeed as in params/accelerate/8gpu-zero2.yaml")
+    plan.add_argument("--gpus", type=int, help="GPUs of all machines (default: those of --accelerate, or 8)")
+    plan.add_argument(
+        "--zero-stage", type=int, choices=(0, 1, 2, 3), help="of DeepSpeed, without --accelerate (default: 2)"
+    )
+    plan.add_argument("--host-ram", type=float, metavar="GB", help="of each machine, to say whether it is enough")
+    plan.add_argument("--disk", type=float, metavar="GB", help="free, to say whether it is enough")
     _add(commands, "overlaps", _overlaps, "list training problems that are, word for word or nearly, in a benchmark")
     _add_sweep(commands)
     reproduce = commands.add_parser("reproduce", help="make all tables and figures of a scale (hours; can be resumed)")
@@ -203,8 +211,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from tampo.config import load_params
     from tampo.runs.plan import describe
+    from tampo.runs.plan_gpus import choose_layout, find_gpu
 
-    print(describe(load_params(options.params, options.overrides), options.gpus, options.zero_stage))
+    params = load_params(options.params, options.overrides)
+    layout = choose_layout(options.accelerate, options.gpus, options.zero_stage)
+    print(describe(params, layout, find_gpu(options.gpu, params.precision), options.host_ram, options.disk))
 
 
 def _overlaps(options: argparse.Namespace) -> None:

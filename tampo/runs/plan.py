@@ -1,26 +1,25 @@
-"""The cost of a training run, from its parameters alone: tokens, memory of each GPU by part, and hours.
+"""The cost of a training run, from its parameters alone: memory by part, disk, time, and whether it fits.
 
-Arithmetic, accurate to about a fifth, to check before a start whether a run fits. It assumes gradient checkpointing and
-ignores the overhead of allocators and libraries. Hours scale the one time in the paper (section 4.2: 9 h 54 min for 200
-steps of 32 x 8 rollouts of at most 6k tokens on 8 V100s).
+Arithmetic: `plan_memory` has the terms, `plan_times` the times, `plan_gpus` the GPUs. Nothing here has been compared
+with a GPU; the hours on V100s scale the one time in the paper (section 4.2: 9 h 54 min for 200 steps of 32 x 8 rollouts
+of at most 6k tokens on 8 V100s).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from tampo.config import ConfigError, Params
-from tampo.runs.devices import CAPABILITIES
+from tampo.runs.plan_gpus import BF16_CAPABILITY, GPU, LOWEST_CAPABILITY, Layout
+from tampo.runs.plan_memory import CHECKPOINTS, ENGINE_OVERHEAD, Memory, Shape, kv_cache, memory
+from tampo.runs.plan_times import Range, evaluation_time, step_times
 from tampo.runs.training_data import local_model
 
 PAPER_HOURS = 9.9
 PAPER_STEPS, PAPER_ROLLOUTS, PAPER_TOKENS, PAPER_GPUS = 200, 32 * 8, 6000, 8
 PAPER_PARAMETERS = 1_777_088_000  # DeepSeek-R1-Distill-Qwen-1.5B
-
-# TRL computes log-probabilities in tiles of this many rows and columns (trl/kernels/chunked_logprob.py).
-_TRL_TILE = 4096 * 32768
 
 # Typical length of a mathematics problem's prompt, well below the limit.
 _PROMPT_TOKENS = 512
@@ -53,70 +52,111 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
+# A run whose peak is above this share of a GPU's memory is expected to run out of it.
+SAFE = 0.95
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Tokens of the run, gigabytes (10^9 bytes) of each GPU by part, and hours on as many V100s.
+    """What a run takes: tokens, bytes by part, seconds of a step and of one evaluation as (low, high), V100 hours.
 
-    "engine weights" and "KV cache" exist with a colocated engine only; the cache holds the rollouts of one GPU at
-    their full length (an engine runs with less, more slowly).
+    `rollouts_at_once` are rollouts of full length that a colocated engine's cache holds (None without one).
     """
 
-    parameters: int
+    shape: Shape
     tokens: int
-    memory: dict[str, float]
+    memory: Memory
+    step: dict[str, Range]
+    evaluation: tuple[int, Range]
     hours: float
+    rollouts_at_once: int | None
+
+    def fits(self, gpu: GPU) -> bool:
+        """Whether the GPU's memory is enough, with a margin, and the engine has room for a rollout."""
+        return self.memory.peak <= SAFE * gpu.memory * 1e9 and self.rollouts_at_once != 0
 
 
-def plan(config: PretrainedConfig, params: Params, gpus: int, zero_stage: int) -> Plan:
-    """The cost of a training run in mixed precision with Adam, for prompts of at most 512 tokens.
-
-    `config` is the model's, `zero_stage` DeepSpeed's (0 without it).
+def plan(model: PretrainedConfig | Shape, params: Params, layout: Layout, gpu: GPU) -> Plan:
+    """The cost of a training run with Adam, for prompts of at most 512 tokens. `model`: its config, or its shape.
 
     Raises:
         ValueError: The GPUs cannot share the rollouts of a step evenly.
+        AttributeError: The model is no decoder with attention and a gated MLP.
     """
     rollouts, batch = params.prompts_per_step * params.num_generations, params.per_device_train_batch_size
-    if gpus < 1 or rollouts % (gpus * batch):
+    if rollouts % (layout.gpus * batch):
         raise ValueError(
-            f"{rollouts} rollouts per step cannot be divided over {gpus} GPUs in micro-batches of {batch}: "
+            f"{rollouts} rollouts per step cannot be divided over {layout.gpus} GPUs in micro-batches of {batch}: "
             "change per_device_train_batch_size or the number of GPUs."
         )
-    weights = count_parameters(config)
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    length = min(_PROMPT_TOKENS, params.max_prompt_length) + params.max_completion_length
-
-    def sharded(stage: int) -> int:
-        return gpus if zero_stage >= stage else 1
-
-    # Half-precision weights and gradients; Adam's two moments and the weights in float32.
-    memory = {
-        "weights": 2 * weights / sharded(3),
-        "gradients": 2 * weights / sharded(2),
-        "optimizer": 12 * weights / sharded(1),
-    }
-    if params.beta > 0:
-        memory["reference model"] = 2 * weights / sharded(3)
-    # With gradient checkpointing: the input of each layer, and the activations inside one layer.
-    inside = 2 * (8 * hidden + 3 * config.intermediate_size)
-    memory["activations"] = batch * length * (2 * hidden * layers + inside)
-    memory["LM head tiles"] = 4 * min(_TRL_TILE, batch * length * config.vocab_size)
-    # Sums over the vocabulary in TRL's tiles, and the log-probabilities computed from them.
-    candidates = len(params.temperature_candidates)
-    memory["virtual likelihoods"] = 2 * 4 * candidates * batch * params.max_completion_length
+    shape = model if isinstance(model, Shape) else Shape.of(model, count_parameters(model))
+    prompt = min(_PROMPT_TOKENS, params.max_prompt_length)
+    at_once = None
     if params.rollout_engine == "vllm-colocate":
-        heads = config.num_key_value_heads * (hidden // config.num_attention_heads)
-        memory["engine weights"] = 2 * weights
-        memory["KV cache"] = rollouts / gpus * length * (2 * layers * heads * 2)  # keys, values; 2 bytes
+        room = params.vllm_gpu_memory_utilization * gpu.memory * 1e9 - 2 * shape.parameters - ENGINE_OVERHEAD
+        # vLLM refuses to start when not even one sequence of the longest length has room.
+        longest = params.max_prompt_length + params.max_completion_length
+        at_once = max(0, int(room / kv_cache(shape, 2, longest)))
     hours = (
         PAPER_HOURS
         * (params.max_steps / PAPER_STEPS)
         * (rollouts / PAPER_ROLLOUTS)
         * (params.max_completion_length / PAPER_TOKENS)
-        * (PAPER_GPUS / gpus)
-        * (weights / PAPER_PARAMETERS)
+        * (PAPER_GPUS / layout.gpus)
+        * (shape.parameters / PAPER_PARAMETERS)
     )
-    tokens = params.max_steps * rollouts * length
-    return Plan(weights, tokens, {part: size / 1e9 for part, size in memory.items()}, hours)
+    return Plan(
+        shape,
+        params.max_steps * rollouts * (prompt + params.max_completion_length),
+        memory(shape, params, layout, gpu, prompt),
+        step_times(shape, params, layout, gpu, prompt),
+        evaluation_time(shape, params, layout, gpu, prompt),
+        hours,
+        at_once,
+    )
+
+
+def ways_out(shape: Shape, params: Params, layout: Layout, gpu: GPU) -> list[str]:
+    """Single changes with which the run fits the GPU, and if there is none, several together or larger GPUs."""
+    fewer = {"per_device_train_batch_size": max(1, params.per_device_train_batch_size // 2)}
+    changes: list[dict[str, Any]] = []
+    while fewer["per_device_train_batch_size"] < params.per_device_train_batch_size and len(changes) < 8:
+        changes.append(dict(fewer))
+        if fewer["per_device_train_batch_size"] == 1:
+            break
+        fewer["per_device_train_batch_size"] //= 2
+    if not params.gradient_checkpointing:
+        changes.append({"gradient_checkpointing": True})
+    if params.rollout_engine == "vllm-colocate":
+        shares = [share / 100 for share in range(90, 9, -5)]
+        changes += [{"vllm_gpu_memory_utilization": share} for share in shares]
+
+    def fit(changed: dict[str, Any], spread: Layout) -> bool:
+        try:
+            return plan(shape, params.model_copy(update=changed), spread, gpu).fits(gpu)
+        except ValueError:  # rollouts that cannot be divided
+            return False
+
+    found, names = [], set()
+    for change in changes:  # the smallest change of each parameter
+        (name, value) = next(iter(change.items()))
+        if name not in names and fit(change, layout):
+            names.add(name)
+            found.append(f"--{name.replace('_', '-')} {str(value).lower()}")
+    stages = [replace(layout, deepspeed=True, stage=stage) for stage in (2, 3) if stage > layout.stage]
+    spread = [other for other in stages if layout.gpus > 1 or other.stage == 2]
+    found += [f"DeepSpeed ZeRO-{other.stage} in the accelerate file" for other in spread if fit({}, other)][:1]
+    more = [replace(layout, gpus=gpus, deepspeed=True, stage=2) for gpus in (2, 4, 8) if gpus > layout.gpus]
+    found += [f"{other.gpus} GPUs with ZeRO-2" for other in more if fit({}, other)][:1]
+    if not found:
+        least: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_checkpointing": True}
+        for share in (0.5, 0.4, 0.3, 0.2, 0.1):
+            together = least | {"vllm_gpu_memory_utilization": share}
+            if fit(together, layout):
+                words = " ".join(f"--{name.replace('_', '-')} {str(value).lower()}" for name, value in together.items())
+                return [f"together: {words}"]
+        found.append("a larger GPU (--gpu), more GPUs with ZeRO-3, a smaller model, or shorter max_completion_length")
+    return found
 
 
 def count_parameters(config: PretrainedConfig) -> int:
@@ -142,25 +182,96 @@ def model_config(model: str, revision: str | None = None) -> PretrainedConfig:
         raise ConfigError(f"Cannot read the sizes of model {model!r}: {error}") from error
 
 
-def describe(params: Params, gpus: int, zero_stage: int) -> str:
-    """The text that `tampo plan` prints.
+def describe(params: Params, layout: Layout, gpu: GPU, host_ram: float | None = None, disk: float | None = None) -> str:
+    """The text that `tampo plan` prints. `host_ram` and `disk` are what each machine has, in GB.
 
     Raises:
         ConfigError: The GPUs cannot share the rollouts of a step evenly, or the model's sizes are unknown.
     """
+    config = model_config(params.model, params.model_revision)
     try:
-        result = plan(model_config(params.model, params.model_revision), params, gpus, zero_stage)
+        result = plan(config, params, layout, gpu)
     except (ValueError, AttributeError) as error:
-        raise ConfigError(str(error)) from error
-    rollouts = params.prompts_per_step * params.num_generations
+        raise ConfigError(f"{params.model}: {error}") from error
+    rollouts, used = params.prompts_per_step * params.num_generations, result.memory
+    samples, seconds = result.evaluation
+    step = sum(low for low, _ in result.step.values()), sum(high for _, high in result.step.values())
     lines = [
-        f"{params.model}: {result.parameters / 1e9:.2f} billion parameters",
+        f"{params.model}: {_count(result.shape.parameters)} parameters, all trained",
         f"{params.max_steps} steps of {rollouts} rollouts, at most {params.max_completion_length} tokens each: "
         f"at most {result.tokens / 1e6:,.0f} million tokens",
-        f"Memory of each of {gpus} GPUs (ZeRO stage {zero_stage}), in GB:",
-        *(f"  {part:20} {size:6.1f}" for part, size in result.memory.items()),
-        f"  {'total':20} {sum(result.memory.values()):6.1f}",
-        f"Time on {gpus} V100s, scaled from the paper's 9 h 54 min: {result.hours:.1f} h (longer for longer answers)",
-        f"GPUs need {CAPABILITIES}; a V100 is the unit of that time only",
+        f"{layout.gpus} x {gpu.name} ({gpu.memory:.1f} GB seen by a program), {layout}",
+        f"A GPU needs compute capability {LOWEST_CAPABILITY}, for bf16 {BF16_CAPABILITY}; this one has "
+        f"{gpu.capability}. A part marked ~ is a guess.",
+        "",
+        "Memory of each GPU, in GB (10^9 bytes)",
+        *_table(used.always, used.guesses),
+        f"  and in the phase with the peak, {used.largest_phase}:",
+        *_table(used.phases[used.largest_phase], used.guesses),
+        f"    {'peak':24}{used.peak / 1e9:8.1f}",
+    ]
+    if result.rollouts_at_once is not None:
+        here = rollouts // layout.gpus
+        at_once = min(here, result.rollouts_at_once)
+        lines.append(
+            f"  vLLM's cache: {at_once} of the GPU's {here} rollouts at once at full length (~); the rest wait"
+        )
+    lines += ["", "Host RAM of each machine, in GB", *_table(used.host, used.guesses, total=True)]
+    lines += ["Disk, in GB", *_table(used.disk, used.guesses, total=True)]
+    lines += [
+        f"    ({CHECKPOINTS} checkpoints: two are kept, and a third while it is written)",
+        "",
+        "Time, all guesses (~)",
+        *(f"    {part:24}{_span(times)} per step" for part, times in result.step.items()),
+        f"    {'training run':24}{_span((step[0] * params.max_steps, step[1] * params.max_steps))}",
+        f"    {'evaluation':24}{_span(seconds)} for {samples:,} samples, on {layout.gpus} GPUs",
+        f"    {'on as many V100s':24}{result.hours:.1f} h, scaled from the paper's 9 h 54 min",
+        "",
+        *_verdict(params, layout, gpu, result),
+        _compare(
+            "Host RAM",
+            sum(used.host.values()),
+            host_ram,
+            "--host-ram",
+            "a machine with more RAM, or ZeRO-3, whose processes load one model after the other",
+        ),
+        _compare("Disk", sum(used.disk.values()), disk, "--disk", "the folder of TAMPO_STORE on a larger disk"),
     ]
     return "\n".join(lines)
+
+
+def _table(parts: dict[str, float], guesses: frozenset[str], total: bool = False) -> list[str]:
+    rows = [
+        f"    {name:24}{size / 1e9:8.1f}{' ~' if name in guesses else ''}" for name, size in parts.items() if size > 0
+    ]
+    return [*rows, f"    {'total':24}{sum(parts.values()) / 1e9:8.1f}"] if total else rows
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} billion" if parameters >= 1e8 else f"{parameters / 1e6:.2f} million"
+
+
+def _span(seconds: Range) -> str:
+    unit, size = ("h", 3600) if seconds[1] >= 3600 else ("min", 60) if seconds[1] >= 120 else ("s", 1)
+    return f"{seconds[0] / size:.1f} to {seconds[1] / size:.1f} {unit}"
+
+
+def _verdict(params: Params, layout: Layout, gpu: GPU, result: Plan) -> list[str]:
+    peak = f"{result.memory.peak / 1e9:.1f} of {gpu.memory:.1f} GB"
+    if result.fits(gpu):
+        return [f"GPU: fits, {peak}."]
+    if result.rollouts_at_once == 0:
+        why = f"vllm_gpu_memory_utilization {params.vllm_gpu_memory_utilization} has no room for one rollout"
+    else:
+        why = f"{peak}, and above {SAFE:.0%} it is expected to run out of memory"
+    ways = ways_out(result.shape, params, layout, gpu)
+    return [f"GPU: does NOT fit, {why}. Ways out:", *(f"    {way}" for way in ways)]
+
+
+def _compare(what: str, needed: float, there: float | None, option: str, way: str) -> str:
+    size = f"{needed / 1e9:.0f} GB"
+    if there is None:
+        return f"{what}: needs {size} ({option} GB compares it with what there is)."
+    if needed <= there * 1e9:
+        return f"{what}: fits, {size} of {there:g} GB."
+    return f"{what}: does NOT fit, {size} of {there:g} GB. Way out: {way}."
