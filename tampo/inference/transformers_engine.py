@@ -44,9 +44,23 @@ class Engine(Protocol):
     engine_limit: tuple[int, str] | None
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """`samples` completions per prompt, in order. The same arguments give the same completions."""
+        """`samples` completions per prompt, in order. The same arguments give the same completions.
+
+        Args:
+            indices: Number of each prompt in a larger list of which these are a part, by default 0, 1, ...; with it
+                the completions are those that the prompt has there. Engines that seed by prompt need it.
+        """
+
+    def close(self) -> None:
+        """Free memory and stop processes; the engine cannot be used afterwards."""
 
 
 class TransformersEngine:
@@ -77,7 +91,13 @@ class TransformersEngine:
         self._batch = batch
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # less padding
         rows = [(i, sample) for i in order for sample in range(samples)]
@@ -91,6 +111,12 @@ class TransformersEngine:
             for (i, _), text, (tokens, truncated) in zip(chosen, decoded, sampled, strict=True):
                 result[i].append(Completion(text, len(tokens), truncated))
         return result
+
+    def close(self) -> None:
+        """Free the model's memory; the engine cannot be used afterwards."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

@@ -60,7 +60,7 @@ class Workers:
     def __init__(self, folder: Path, count: int | None = None, gpus: int = 0) -> None:
         self._folder, self._workers = folder, [Worker() for _ in range(count or cpu_count())]
         if gpus:
-            names = _visible_gpus()
+            names = visible_gpus()
             if gpus > len(names):
                 raise ConfigError(f"A job asks for {gpus} GPUs, and this machine has {len(names)}.")
             del self._workers[len(names) // gpus :]
@@ -177,6 +177,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def run_job(order: str) -> None:
     """Make the records of the job described by `Job.order`, in this process and with one torch thread.
 
+    Or do the part of a job that `tampo.runs.apart` ordered.
+
     Raises:
         RunFailed: The launcher (accelerate) failed.
     """
@@ -186,6 +188,10 @@ def run_job(order: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if "part" in job:
+        from tampo.runs.apart import run_part
+
+        return run_part(job)
     training = None if job["training"] is None else TrainingConfig(**job["training"])
     evaluate(RunStore(Path(job["root"])), EvaluationConfig(**job["evaluation"]), job["model"], training)
 
@@ -228,7 +234,7 @@ def this_tampo() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by CUDA's names."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
