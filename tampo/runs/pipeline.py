@@ -75,11 +75,11 @@ def evaluate(
         RunFailed: A process of its own (`tampo.runs.apart`) failed.
     """
     from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
-    from tampo.runs.training_data import local_model, model_folder
+    from tampo.runs.training_data import check_problem_count, local_model, model_folder
 
-    if training is not None:
-        apart = store.load("training", training_identity(training)) is None and trains_apart(training, config)
-        if apart:
+    if training is not None and store.load("training", training_identity(training)) is None:
+        check_problem_count(training)
+        if trains_apart(training, config):
             train_apart(store, training, config)
     trained = None if training is None else train(store, training)
 

@@ -41,14 +41,15 @@ def test_identities_are_those_of_the_records_that_exist():
 
 
 def test_a_killed_process_leaves_its_slices_to_the_other(alone, tmp_path, monkeypatch):
-    """Two processes, of which one is killed as soon as it has finished a slice, or the other one has."""
+    """Two processes, of which one at work is killed as soon as a slice is finished."""
     killed, shown, real = [], [], apart.sample_apart
 
     def sample_apart(config, weights, parts, processes, report):
         def watch():
             report()
-            if not killed and list(parts.glob("*.parquet")):
-                killed.append(children()[0])
+            if not killed and list(parts.glob("[!.]*.parquet")):
+                working = [pid for pid in children() if os.readlink(f"/proc/{pid}/fd/1").startswith(str(parts))]
+                killed.append(working[0])
                 os.kill(killed[0], signal.SIGKILL)
 
         assert processes == 2
@@ -66,11 +67,28 @@ def test_a_killed_process_leaves_its_slices_to_the_other(alone, tmp_path, monkey
     assert children() == []
 
 
-def test_when_all_processes_fail_the_error_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(apart, "gpus_here", lambda: 0)
-    config = PARAMS.evaluation()
-    with pytest.raises(RunFailed, match=r"(?s)OSError: .*no-model.*; the end of .*process-0\.log:\n.*Traceback"):
-        apart.sample_apart(config, str(tmp_path / "no-model"), tmp_path / "parts", 1)
+@pytest.mark.parametrize("errors", [("OSError: no model", "it died"), (None, "it died")])
+def test_one_process_is_enough_and_without_any_the_error_says_why(tmp_path, monkeypatch, errors):
+    log = tmp_path / "process-0.log"
+    log.write_text("Traceback\nOSError: no model\n")
+
+    class Ended:
+        def __init__(self, error):
+            self.log, self.error = log, lambda: error
+
+        def state(self):
+            return "ended"
+
+    class Two(workers.Workers):
+        def submit(self, tasks):
+            return [Ended(error) for error, _ in zip(errors, tasks, strict=True)]
+
+    monkeypatch.setattr(apart, "Workers", Two)
+    if errors[0]:
+        with pytest.raises(RunFailed, match=r"(?s)^OSError: no model; the end of .*process-0\.log:\nTraceback\nOSErr"):
+            apart.sample_apart(PARAMS.evaluation(), "mini", tmp_path, 2)
+    else:
+        apart.sample_apart(PARAMS.evaluation(), "mini", tmp_path, 2)
 
 
 @pytest.mark.parametrize(
