@@ -203,7 +203,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     params = load_params(options.params, options.overrides)
     training = None if options.base else params.training()
-    record = evaluate(RunStore.of(params), params.evaluation(), params.model, training)
+    record = evaluate(RunStore.of(params), params.evaluation(), params.model, training, params.workers)
     print(problem_scores(record.samples()).groupby("benchmark", sort=False).mean(numeric_only=True).round(1))
     print(f"Samples: {os.path.relpath(record.folder)}")
 

@@ -285,7 +285,12 @@ class Params(TrainingConfig, EvaluationConfig):
 
     scale: str = Field("mini", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the folder in results/.")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Training seeds of a table, such as 0-4 or 0,2,5.")
-    workers: int | None = Field(None, ge=1, description="Runs side by side, one thread each; default: one a core.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Runs side by side, one thread each; default: one a core. Without a GPU, also the processes that "
+        "share one `tampo evaluate`; default: one.",
+    )
     output_dir: str | None = Field(
         None,
         description="Folder for tables, figures and studies; default: results/<scale>, and in it one for each "

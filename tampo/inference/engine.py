@@ -1,6 +1,7 @@
 """The interface of engines, which sample completions from a model. It needs neither torch nor vLLM."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +38,20 @@ class Engine(Protocol):
     engine_limit: tuple[int, str] | None
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """`samples` completions per prompt, in order. The same arguments give the same completions."""
+        """`samples` completions per prompt, in order. The same arguments give the same completions.
+
+        Args:
+            indices: Number of each prompt in a larger list of which these are a part, by default 0, 1, ...; with it
+                the completions are those that the prompt has there. Engines that seed by prompt need it.
+        """
+
+    def close(self) -> None:
+        """Free memory and stop processes; the engine cannot be used afterwards."""

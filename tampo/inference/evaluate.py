@@ -1,15 +1,17 @@
 """Evaluation: sample a model on benchmarks, grade every sample, and compute the scores."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tampo.config import ConfigError, EvaluationConfig
-from tampo.context import UnsuitableModel, check_context
-from tampo.files import atomic_path
-from tampo.inference.engine import Engine, derive_seed
+from tampo.context import UnsuitableModel, check_context, context_limit
+from tampo.inference.engine import Completion, Engine
+from tampo.inference.slices import Meter, Slice, plan_slices, read_slice, sample_slices
 from tampo.stats import pass_at_k
 from tampo.tasks.mini import Problem
 from tampo.tasks.prompts import render
@@ -23,15 +25,21 @@ def make_engine(name: str, model: str, batch: int = 512, **options: Any) -> Engi
     Raises:
         ValueError: Unknown engine.
     """
+    engine: Engine = engine_class(name)(model, batch, **options)
+    return engine
+
+
+def engine_class(name: str) -> Any:
+    """The class of the engine with this name. Raises ValueError for an unknown one."""
     if name == "transformers":
         from tampo.inference.transformers_engine import TransformersEngine
 
-        return TransformersEngine(model, batch, **options)
+        return TransformersEngine
     if name not in ("vllm", "vllm-server"):
         raise ValueError(f"Unknown engine {name!r}; known are transformers, vllm, vllm-server.")
     from tampo.inference.vllm_engine import VLLMEngine, VLLMServerEngine
 
-    return (VLLMEngine if name == "vllm" else VLLMServerEngine)(model, batch, **options)
+    return VLLMEngine if name == "vllm" else VLLMServerEngine
 
 
 def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
@@ -64,12 +72,13 @@ def evaluate(
     progress: Callable[[dict[str, Any]], None] = lambda row: None,
     parts: Path | None = None,
 ) -> pd.DataFrame:
-    """Sample and grade every benchmark, each in one call of the engine.
+    """Sample every benchmark in slices (`tampo.inference.slices`), and grade every sample.
 
     Args:
         benchmarks: From `load_benchmarks`, which is called by default.
-        progress: Called before each benchmark with the number of finished ones.
-        parts: Folder that keeps the samples of finished benchmarks, so that an interrupted evaluation resumes.
+        progress: Called at the start and after each slice (`Meter.row`).
+        parts: Folder, for this model only, that keeps the samples of finished slices, so that an interrupted
+            evaluation resumes.
 
     Returns:
         One row per sample: benchmark, problem_id, sample, prompt, gold, completion, tokens, truncated, answer (None
@@ -78,20 +87,57 @@ def evaluate(
     Raises:
         UnsuitableModel: A prompt with `eval_max_completion_length` does not fit into the model's context.
     """
-    samples = []
     benchmarks = load_benchmarks(config) if benchmarks is None else benchmarks
+    with tempfile.TemporaryDirectory() if parts is None else nullcontext(str(parts)) as name:
+        slices = sample_benchmarks(engine, config, benchmarks, Path(name), progress)
+        return grade_slices(config, benchmarks, slices, Path(name))
+
+
+def sample_benchmarks(
+    engine: Engine,
+    config: EvaluationConfig,
+    benchmarks: dict[str, Loaded],
+    folder: Path,
+    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[Slice]:
+    """Sample every slice that has no file in `folder`, beside other processes that do the same; returns all slices.
+
+    Raises UnsuitableModel as `evaluate` does.
+    """
     _check_lengths(engine, config, benchmarks)
-    for done, (name, loaded) in enumerate(benchmarks.items()):
-        progress({"benchmark": done, "benchmarks": len(benchmarks)})
-        part = parts / f"{name}.parquet" if parts else None
-        if part and part.is_file():
-            samples.append(pd.read_parquet(part))
-            continue
-        samples.append(_evaluate_benchmark(engine, config, name, loaded.problems))
-        if part:
-            with atomic_path(part) as temporary:
-                samples[-1].to_parquet(temporary)
-    return pd.concat(samples, ignore_index=True)
+    slices = plan_slices(engine.tokenizer, config, benchmarks)
+    meter = Meter(config, slices, folder)
+    progress(meter.row())
+    sample_slices(engine, config, slices, folder, lambda: progress(meter.row()))
+    return slices
+
+
+def open_engine(config: EvaluationConfig, model: str, benchmarks: dict[str, Loaded], **options: Any) -> Engine:
+    """The engine of an evaluation, by `make_engine`. Close it, so that it leaves no process and no memory behind.
+
+    Args:
+        model: A folder, or the name on a server.
+        options: Further arguments of the engine's class.
+    """
+    if config.eval_engine == "vllm-server":
+        options.setdefault("server", config.vllm_server_base_url)
+    if config.eval_engine == "vllm":
+        from transformers import AutoConfig, AutoTokenizer
+
+        # Otherwise vLLM reserves memory for the model's whole context, 131,072 tokens for R1-Distill.
+        tokenizer, limit = AutoTokenizer.from_pretrained(model), context_limit(AutoConfig.from_pretrained(model))
+        longest = max((_longest_prompt(tokenizer, config, loaded) for loaded in benchmarks.values()), default=0)
+        needed = longest + config.eval_max_completion_length
+        if limit is None or needed <= limit[0]:  # else `_check_lengths` names what does not fit
+            options.setdefault("max_model_len", needed)
+    return make_engine(config.eval_engine, model, batch=config.eval_batch, **options)
+
+
+def _longest_prompt(tokenizer: Any, config: EvaluationConfig, loaded: Loaded) -> int:
+    """Tokens of a benchmark's longest prompt."""
+    prompt = get_suite(config.suite).prompt
+    texts = [render(tokenizer, prompt(problem)) for problem in loaded.problems]
+    return max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]), default=0)
 
 
 def _check_lengths(engine: Engine, config: EvaluationConfig, benchmarks: dict[str, Loaded]) -> None:
@@ -99,10 +145,8 @@ def _check_lengths(engine: Engine, config: EvaluationConfig, benchmarks: dict[st
     model, limit = getattr(engine, "config", None), getattr(engine, "engine_limit", None)
     if model is None and limit is None:
         return
-    prompt = get_suite(config.suite).prompt
     for name, loaded in benchmarks.items():
-        texts = [render(engine.tokenizer, prompt(problem)) for problem in loaded.problems]
-        longest = max(map(len, engine.tokenizer(texts, add_special_tokens=False)["input_ids"]), default=0)
+        longest = _longest_prompt(engine.tokenizer, config, loaded)
         try:
             check_context(
                 model, longest, config.eval_max_completion_length, "eval_max_completion_length", engine_limit=limit
@@ -111,18 +155,31 @@ def _check_lengths(engine: Engine, config: EvaluationConfig, benchmarks: dict[st
             raise UnsuitableModel(f"Benchmark {name}: {error}") from None
 
 
-def _evaluate_benchmark(engine: Engine, config: EvaluationConfig, name: str, problems: list[Problem]) -> pd.DataFrame:
+def grade_slices(
+    config: EvaluationConfig, benchmarks: dict[str, Loaded], slices: Sequence[Slice], folder: Path
+) -> pd.DataFrame:
+    """Grade the samples of all slices, from their files; returns the table of `evaluate`, in the benchmarks' order.
+
+    Raises:
+        ValueError: The file of a slice is damaged.
+    """
+    tables = []
+    for name, loaded in benchmarks.items():
+        mine = [piece for piece in slices if piece.benchmark == name]
+        prompts = {i: text for piece in mine for i, text in zip(piece.indices, piece.prompts, strict=True)}
+        sampled = {i: row for piece in mine for i, row in read_slice(config, piece, folder).items()}
+        flat = [
+            (problem, prompts[i], sample, completion)
+            for i, problem in enumerate(loaded.problems)
+            for sample, completion in enumerate(sampled[i])
+        ]
+        tables.append(_graded(config, name, flat))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _graded(config: EvaluationConfig, name: str, flat: Sequence[tuple[Problem, str, int, Completion]]) -> pd.DataFrame:
+    """The table of one benchmark, from its samples: problem, prompt, number of the sample, completion."""
     suite = get_suite(config.suite, config.grader)
-    prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in problems]
-    seed = derive_seed(config.eval_seed, name)  # benchmarks must not share random numbers
-    sampled = engine.generate(
-        prompts, config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed
-    )
-    flat = [
-        (problem, prompt, sample, completion)
-        for problem, prompt, completions in zip(problems, prompts, sampled, strict=True)
-        for sample, completion in enumerate(completions)
-    ]
     verdicts = suite.grade([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
     return pd.DataFrame(
         {

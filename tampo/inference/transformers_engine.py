@@ -41,7 +41,13 @@ class TransformersEngine:
         self._batch = batch
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # less padding
         rows = [(i, sample) for i in order for sample in range(samples)]
@@ -55,6 +61,12 @@ class TransformersEngine:
             for (i, _), text, (tokens, truncated) in zip(chosen, decoded, sampled, strict=True):
                 result[i].append(Completion(text, len(tokens), truncated))
         return result
+
+    def close(self) -> None:
+        """Free the model's memory; the engine cannot be used afterwards."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ samples differ from those of TransformersEngine; their distribution is the same.
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +70,13 @@ class VLLMEngine:
         self.engine_limit = _limit(getattr(self._llm.llm_engine, "model_config", None))
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         if not prompts:
             return []
@@ -83,7 +90,7 @@ class VLLMEngine:
                 detokenize=False,  # decoded here, as in TransformersEngine
                 **_PLAIN_SAMPLING,
             )
-            for i in range(len(prompts))
+            for i in indices or range(len(prompts))
         ]
         ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
         outputs = self._llm.generate([{"prompt_token_ids": row} for row in ids], params, use_tqdm=False)
@@ -161,20 +168,30 @@ class VLLMServerEngine:
             )
 
     def generate(
-        self, prompts: list[str], samples: int, temperature: float, max_tokens: int, seed: int
+        self,
+        prompts: list[str],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seed: int,
+        indices: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         settings = {"model": self._name, "n": samples, "temperature": temperature, "max_tokens": max_tokens}
         settings |= _PLAIN_SAMPLING | {"stop_token_ids": list(self._rules.ends)}
         settings |= {"return_token_ids": True, "add_special_tokens": False}
 
-        def complete(i: int) -> list[Completion]:
-            request = settings | {"prompt": prompts[i], "seed": derive_seed(seed, i)}
+        def complete(prompt: str, index: int) -> list[Completion]:
+            request = settings | {"prompt": prompt, "seed": derive_seed(seed, index)}
             choices = self._call("POST", "/v1/completions", request)["choices"]
             choices.sort(key=lambda choice: choice["index"])
             return _completions(self.tokenizer, self._rules, [choice["token_ids"] for choice in choices])
 
         with ThreadPoolExecutor(max(1, self._batch // samples)) as pool:
-            return list(pool.map(complete, range(len(prompts))))
+            return list(pool.map(complete, prompts, indices or range(len(prompts))))
+
+    def close(self) -> None:
+        """Close the connections; the server goes on."""
+        self._client.close()
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:

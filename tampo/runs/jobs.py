@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.inference.slices import describe_progress
 from tampo.runs.devices import wants_gpu
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted, stop_on_signals
@@ -65,7 +66,7 @@ class Job:
                 detail = f", reward {reward:.2f}, T {temperature:.2f}" if reward is not None and temperature else ""
                 return f"step {row['step']}/{row['steps']}{detail}"
         row = read_json(self.folder(store) / PROGRESS)
-        return f"benchmark {row['benchmark'] + 1}/{row['benchmarks']}" if row else "starting"
+        return describe_progress(row) if "samples" in row else "starting"
 
     def order(self, store: RunStore, launch: Sequence[str] | None = None) -> str:
         """The job as a JSON text for `run_job`. `launch`: the command that trains, if it is another process."""

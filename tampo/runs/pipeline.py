@@ -5,6 +5,10 @@ Training and evaluation code is imported on use, because TRL takes seconds to lo
 
 import json
 import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,47 +57,114 @@ def train(store: RunStore, config: TrainingConfig) -> Record:
     return store.make("training", identity, build)
 
 
-def evaluate(store: RunStore, config: EvaluationConfig, model: str, training: TrainingConfig | None = None) -> Record:
-    """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None."""
-    from tampo.inference.evaluate import evaluate as run_evaluation
-    from tampo.inference.evaluate import load_benchmarks, make_engine
-    from tampo.inference.precision import evaluation_dtype
-    from tampo.runs.devices import check_evaluation_device, torch_device
-    from tampo.runs.training_data import local_model, model_folder
+def evaluate(
+    store: RunStore,
+    config: EvaluationConfig,
+    model: str,
+    training: TrainingConfig | None = None,
+    workers: int | None = None,
+) -> Record:
+    """The record of an evaluation, samples.parquet, of the model trained by `training`; of `model` if that is None.
 
+    Args:
+        workers: Processes that share the evaluation on a machine without GPUs, by default one, which is this one; a
+            machine with several GPUs has one process per GPU.
+
+    Raises:
+        RunFailed: A process of its own (`tampo.runs.apart`) failed.
+    """
+    from tampo.inference.precision import evaluation_dtype
+    from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
+    from tampo.runs.devices import check_evaluation_device, torch_device
+    from tampo.runs.training_data import check_problem_count, local_model, model_folder
+
+    if training is not None and store.load("training", training_identity(training)) is None:
+        check_problem_count(training)
+        if trains_apart(training, config):
+            train_apart(store, training, config)
     trained = None if training is None else train(store, training)
     name = model if training is None else training.model
 
     def build(folder: Path) -> dict[str, Any]:
         check_evaluation_device(config, name)
-        benchmarks, served = load_benchmarks(config), config.eval_engine == "vllm-server"
+        served = config.eval_engine == "vllm-server"
         if trained is not None:
             weights = str(trained.folder / "model")
         elif served:  # which has loaded the model and knows it by its name
             weights = str(local_model(model) or model)
         else:
             weights = model_folder(model, config.model_revision)
-        device = torch_device(config.device, name)
-        dtype = evaluation_dtype(config, gpu=None if device is None else device != "cpu")
-        options: dict[str, Any] = {"dtype": dtype}
-        if served:
-            options["server"] = config.vllm_server_base_url
+        options: dict[str, Any] = {"dtype": evaluation_dtype(config)}
+        processes = evaluation_processes(config, workers)
         if config.eval_engine == "transformers":
-            options["device"] = device
-        engine = make_engine(config.eval_engine, weights, batch=config.eval_batch, **options)
-        samples = run_evaluation(
-            engine, config, benchmarks, lambda row: write_json(folder / PROGRESS, row), folder / "checkpoints"
-        )
-        with atomic_path(folder / "samples.parquet") as temporary:
-            samples.to_parquet(temporary, compression="zstd")
-        return {
-            "tokens": int(samples["tokens"].sum()),
-            "data": [b.source for b in benchmarks.values()],
-            "seeded_by": engine.seeded_by,
-            "dtype": dtype,
-        }
+            device = torch_device(config.device, name)
+            options = {"dtype": evaluation_dtype(config, gpu=device != "cpu"), "device": device}
+            processes = processes if device != "cpu" else workers or 1  # the GPUs stay idle
+        return _evaluate(folder, config, weights, processes, options)
 
     return store.make("evaluation", evaluation_identity(config, model, training), build)
+
+
+def _evaluate(
+    folder: Path, config: EvaluationConfig, weights: str, processes: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Write samples.parquet into the folder of an evaluation; returns the entries for its manifest."""
+    from transformers import AutoTokenizer
+
+    from tampo.inference import evaluate as inference
+    from tampo.inference.slices import Meter, plan_slices
+    from tampo.runs.apart import sample_apart
+
+    parts, report, benchmarks = folder / "checkpoints", _reporter(folder), inference.load_benchmarks(config)
+    if processes > 1:
+        slices = plan_slices(AutoTokenizer.from_pretrained(weights), config, benchmarks)
+        meter = Meter(config, slices, parts)
+        missing = sum(not (parts / piece.name).is_file() for piece in slices)
+        if missing:
+            sample_apart(config, weights, parts, min(processes, missing), lambda: report(meter.row()), options)
+        samples = inference.grade_slices(config, benchmarks, slices, parts)
+    else:
+        with closing(inference.open_engine(config, weights, benchmarks, **options)) as engine:
+            samples = inference.evaluate(engine, config, benchmarks, report, parts)
+    with atomic_path(folder / "samples.parquet") as temporary:
+        samples.to_parquet(temporary, compression="zstd")
+    return {
+        "tokens": int(samples["tokens"].sum()),
+        "data": [b.source for b in benchmarks.values()],
+        "seeded_by": inference.engine_class(config.eval_engine).seeded_by,
+        "dtype": options["dtype"],
+    }
+
+
+def sample(config: EvaluationConfig, weights: str, parts: Path, options: dict[str, Any] | None = None) -> None:
+    """Sample the slices of an evaluation that have no file in `parts`, beside other processes that do the same.
+
+    Args:
+        options: Further arguments of the engine's class.
+    """
+    from tampo.inference.evaluate import load_benchmarks, open_engine, sample_benchmarks
+
+    benchmarks = load_benchmarks(config)
+    with closing(open_engine(config, weights, benchmarks, **(options or {}))) as engine:
+        sample_benchmarks(engine, config, benchmarks, parts)
+
+
+def _reporter(folder: Path, every: float = 20.0) -> Callable[[dict[str, Any]], None]:
+    """Keeps a row of `Meter` as the progress that other processes read, and prints it every so many seconds."""
+    from tampo.inference.slices import describe_progress
+
+    last, printed = dict[str, Any](), time.monotonic()
+
+    def report(row: dict[str, Any]) -> None:
+        nonlocal last, printed
+        if row["samples"] != last.get("samples"):
+            write_json(folder / PROGRESS, row)
+            last = row
+        if time.monotonic() - printed >= every:
+            printed = time.monotonic()
+            print(f"Evaluation: {describe_progress(row)}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _log_step(folder: Path, row: dict[str, Any]) -> None:

@@ -178,6 +178,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def run_job(order: str) -> None:
     """Make the records of the job described by `Job.order`, in this process and with one torch thread.
 
+    Or do the part of a job that `tampo.runs.apart` ordered.
+
     Raises:
         RunFailed: The launcher (accelerate) failed.
     """
@@ -187,6 +189,10 @@ def run_job(order: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if "part" in job:
+        from tampo.runs.apart import run_part
+
+        return run_part(job)
     training = None if job["training"] is None else TrainingConfig(**job["training"])
     evaluate(RunStore(Path(job["root"])), EvaluationConfig(**job["evaluation"]), job["model"], training)
 

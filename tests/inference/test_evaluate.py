@@ -22,14 +22,14 @@ class Parrot:
     def __init__(self, golds):
         self.golds, self.calls = golds, 0
 
-    def generate(self, prompts, samples, temperature, max_tokens, seed):
+    def generate(self, prompts, samples, temperature, max_tokens, seed, indices):
         self.calls += 1
         return [
             [
                 Completion(f"\\boxed{{{self.golds[prompt] if (i + s) % 3 == 0 else 'x'}}}", 5, False)
                 for s in range(samples)
             ]
-            for i, prompt in enumerate(prompts)
+            for i, prompt in zip(indices, prompts, strict=True)
         ]
 
 

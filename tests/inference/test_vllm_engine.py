@@ -147,6 +147,20 @@ def test_vllm_ends_where_training_does_and_nowhere_else(
     assert (Handler.requests[0]["stop_token_ids"], Handler.requests[0]["ignore_eos"]) == (ends, True)
 
 
+def test_a_part_of_the_prompts_has_the_seeds_of_the_whole(fake_vllm: None, server: str) -> None:
+    engine, remote = make_engine("vllm", MINI), make_engine("vllm-server", "short-name", server=server)
+    seeds = []
+    for prompts, indices in ((["a", "b", "a", "c"], None), (["c", "b"], [3, 1])):
+        engine.generate(prompts, 2, 0.7, 3, 5, indices=indices)
+        seeds.append([sent["seed"] for sent in cast(Any, engine)._llm.params])
+        Handler.requests.clear()
+        remote.generate(prompts, 2, 0.7, 3, 5, indices=indices)
+        requested = {request["seed"]: request["prompt"] for request in Handler.requests}
+        assert [requested[seed] for seed in seeds[-1]] == prompts
+    assert seeds[1] == [seeds[0][3], seeds[0][1]]
+    assert len(set(seeds[0])) == 4
+
+
 @pytest.mark.parametrize("name", ["vllm", "vllm-server"])
 def test_a_model_that_never_ends_is_refused(fake_vllm: None, server: str, tmp_path: Path, name: str) -> None:
     none: dict[str, Any] = {name: {"eos_token_id": None} for name in ("generation_config", "config")}

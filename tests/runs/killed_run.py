@@ -33,8 +33,8 @@ POINTS = {
     "rollouts": ("tampo.runs.training", "_join_rollouts"),
     "metrics": ("tampo.runs.pipeline", "atomic_path"),
     "manifest": ("tampo.runs.store", "provenance"),
-    "evaluation": ("tampo.inference.evaluate", "_evaluate_benchmark"),
-    "part of an evaluation": ("tampo.inference.evaluate", "atomic_path"),
+    "evaluation": ("tampo.inference.slices", "_sample_slice"),
+    "part of an evaluation": ("tampo.inference.slices", "atomic_path"),
 }
 
 
