@@ -1,8 +1,8 @@
 """`tampo.likelihood.StreamingLogProbs` on a GPU: a Triton kernel adds a tile of logits to the K sums per token.
 
 One program per token reads the tile in blocks, with one running maximum for all temperatures. The same computation in
-torch is `StreamingLogProbs._accumulate_rows`. A candidate with sums per lane (tests/on_gpu/lane_kernel.py) compiles
-to a loop of two thirds of the instructions; no GPU has timed either yet.
+torch is `StreamingLogProbs._accumulate_rows`. A candidate that keeps sums per lane (tests/on_gpu/lane_kernel.py)
+compiles to a loop of two thirds of the instructions; no GPU has timed either yet.
 """
 
 from tampo.extras import extra
