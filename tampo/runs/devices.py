@@ -6,11 +6,9 @@ side by side, and the results are those of every other machine, to the bit. `dev
 
 import os
 
-import torch
-
 from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.config.model import Device
-from tampo.tasks.mini_model import RECIPES
+from tampo.tasks.mini_assets import RECIPES
 
 # CUDA's compute capability: torch 2.13 and vLLM 0.31 have no code for older GPUs.
 CAPABILITY = (7, 5)
@@ -37,6 +35,8 @@ def on_gpu(device: Device, model: str, engine: str = "transformers") -> bool:
     Raises:
         ConfigError: `device` is "gpu", and torch finds none.
     """
+    import torch
+
     there = torch.cuda.is_available()
     if device == "gpu" and not there:
         raise ConfigError(
@@ -65,6 +65,8 @@ def check_training_device(config: TrainingConfig) -> None:
         ConfigError: The GPU is too old; this process sees several, of which it could use one only; or the device does
             not fit how the run was started or who samples. The message has the way out.
     """
+    import torch
+
     there = torch.cuda.is_available()
     if not on_gpu(config.device, config.model, config.rollout_engine):
         if there and config.rollout_engine != "transformers":
@@ -93,6 +95,8 @@ def check_evaluation_device(config: EvaluationConfig, model: str) -> None:
     Raises:
         ConfigError: It is, or `device` is "gpu" and there is none.
     """
+    import torch
+
     if config.eval_engine == "vllm":
         # By vLLM's own way, which leaves CUDA alone: a process that has used it cannot be forked.
         from vllm.platforms import current_platform
@@ -109,6 +113,8 @@ def check_capability(found: tuple[int, int], precision: str = "auto") -> None:
     Raises:
         ConfigError: It is too old.
     """
+    import torch
+
     if torch.version.hip is not None:
         return
     if found < CAPABILITY:
