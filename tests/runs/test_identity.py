@@ -17,7 +17,7 @@ from tampo.tasks.hub import hub_commit
 from tampo.tasks.mini_model import mini_model_path
 from tampo.tasks.published import DATA_DIR_VARIABLE, DataError
 
-DATA = os.environ.get(DATA_DIR_VARIABLE)
+BENCHMARK_FILES = os.environ.get(DATA_DIR_VARIABLE)
 COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 
 # A model's folder with everything that may lie in one; the contents need not load.
@@ -452,10 +452,10 @@ def test_the_content_of_a_shipped_model_counts(tmp_path, monkeypatch):
     assert changed(before, names("mini")) == ALL
 
 
-@pytest.mark.skipif(not DATA, reason=f"{DATA_DIR_VARIABLE} does not name a folder with the benchmark files")
+@pytest.mark.skipif(not BENCHMARK_FILES, reason=f"{DATA_DIR_VARIABLE} does not name a folder with the benchmark files")
 def test_the_grader_and_its_version_count_where_it_judges():
-    base = load_params("paper", {"data_dir": DATA, "model": "mini"})
-    plain = load_params("paper", {"data_dir": DATA, "model": "mini", "grader": "math-verify"})
+    base = load_params("paper", {"data_dir": BENCHMARK_FILES, "model": "mini"})
+    plain = load_params("paper", {"data_dir": BENCHMARK_FILES, "model": "mini", "grader": "math-verify"})
     for identity in (training_identity, lambda config: evaluation_identity(config, "mini", None)):
         kind = "training" if identity is training_identity else "evaluation"
         one, other = (identity(getattr(params, kind)()) for params in (base, plain))
