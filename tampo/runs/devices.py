@@ -99,8 +99,10 @@ def check_evaluation_device(config: EvaluationConfig, model: str) -> None:
 
     if config.eval_engine == "vllm":
         # By vLLM's own way, which leaves CUDA alone: a process that has used it cannot be forked.
-        from vllm.platforms import current_platform
-
+        try:
+            from vllm.platforms import current_platform
+        except ImportError:
+            return  # the engine says how to install it
         if (found := current_platform.get_device_capability()) is not None:
             check_capability((found.major, found.minor))
     elif config.eval_engine == "transformers" and on_gpu(config.device, model):

