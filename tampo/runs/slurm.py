@@ -43,10 +43,10 @@ class Resources:
 
     cluster: Literal["auto", "local", "slurm"] = "auto"  # "auto": Slurm if it is installed
     accelerate: Path | None = None  # accelerate's configuration file; None: one process with one thread
-    one_gpu: bool = False  # without such a file: a GPU for the process
     minutes: int = 24 * 60  # time limit on Slurm; a job that reaches it is requeued, and resumes
     partition: str | None = None  # of Slurm
     slurm: Mapping[str, str | bool] = field(default_factory=dict)  # options of sbatch; True: without a value
+    one_gpu: bool = False  # without a file of accelerate: a GPU for the process
 
     def gpus(self) -> int:
         """GPUs per job; 0 if accelerate's configuration has `use_cpu`. Raises ConfigError as `processes` does."""
