@@ -45,8 +45,12 @@ RolloutFunction = Callable[[list[Any], GRPOTrainer], dict[str, Any]]
 
 CHECKPOINT_STEPS = 20
 
-# Wall times differ between reruns. They are stored separately, so that metrics are equal to the bit.
-TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+# Wall times differ between reruns. They are stored separately, so that metrics are equal to the bit. So is the gap of
+# sampler and loss, which is rounding: metrics are those of runs before it was logged.
+TIMINGS = (
+    *("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"),
+    *("sampler/log_prob_gap_mean", "sampler/log_prob_gap_max"),
+)
 
 # Parameters with the same name and meaning in both configs. (TRL's data_seed orders prompts; ours selects problems.)
 _SHARED = (TrainingConfig.model_fields.keys() & TAMPOConfig.__dataclass_fields__.keys()) - {"data_seed"}
