@@ -94,12 +94,14 @@ def evaluate(
             weights = str(local_model(model) or model)
         else:
             weights = model_folder(model, config.model_revision)
-        options: dict[str, Any] = {"dtype": evaluation_dtype(config)}
-        processes = evaluation_processes(config, workers)
+        options: dict[str, Any]
         if config.eval_engine == "transformers":
             device = torch_device(config.device, name)
             options = {"dtype": evaluation_dtype(config, gpu=device != "cpu"), "device": device}
-            processes = processes if device != "cpu" else workers or 1  # the GPUs stay idle
+        else:
+            options = {"dtype": evaluation_dtype(config)}
+        idle = options.get("device") == "cpu"  # the GPUs, if there are any
+        processes = workers or 1 if idle else evaluation_processes(config, workers)
         return _evaluate(folder, config, weights, processes, options)
 
     return store.make("evaluation", evaluation_identity(config, model, training), build)

@@ -7,9 +7,12 @@ from pathlib import Path
 import yaml
 
 from tampo.config import ConfigError
+from tampo.runs import devices
 
-# torch 2.13 and vLLM 0.31 have no code for older GPUs; bfloat16 needs 8.0.
-LOWEST_CAPABILITY, BF16_CAPABILITY = 7.5, 8.0
+# As data sheets write them: 7.5 and 8.0.
+LOWEST_CAPABILITY, BF16_CAPABILITY = (
+    major + minor / 10 for major, minor in (devices.CAPABILITY, devices.BF16_CAPABILITY)
+)
 
 
 @dataclass(frozen=True)
