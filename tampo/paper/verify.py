@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -58,22 +59,24 @@ def verify(
             f"The reference in {reference} was made by tampo {made_by}, and this is {this}: "
             "compare with --allow-version."
         )
-    if full:
-        read_all()
     found = Comparison()
-    for experiment in choose(about["scale"], only, log=lambda line: None):
-        name = experiment.notebook
-        if name not in there:
-            continue
-        if name not in here:
-            found.items.append(Item(name, "", "", Status.MISSING))
-            continue
-        broken = [*check_files(name, folder, here[name], "here"), *check_files(name, reference, there[name], "there")]
-        found.items += broken
-        if not any(item.file.endswith(MANIFEST_ENDING) for item in broken):
-            _compare(found, name, folder, reference, here[name], there[name], about, log)
-            if full:
-                _read_records(found, name, about["scale"], here[name])
+    with read_all() if full else nullcontext():
+        for experiment in choose(about["scale"], only, log=lambda line: None):
+            name = experiment.notebook
+            if name not in there:
+                continue
+            if name not in here:
+                found.items.append(Item(name, "", "", Status.MISSING))
+                continue
+            broken = [
+                *check_files(name, folder, here[name], "here"),
+                *check_files(name, reference, there[name], "there"),
+            ]
+            found.items += broken
+            if not any(item.file.endswith(MANIFEST_ENDING) for item in broken):
+                _compare(found, name, folder, reference, here[name], there[name], about, log)
+                if full:
+                    _read_records(found, name, about["scale"], here[name])
     if not found.compared:
         raise ConfigError("Nothing to compare. " + " ".join(found.notes or [f"{folder} has none of these results."]))
     _write(found, folder, reference)

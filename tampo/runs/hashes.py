@@ -1,14 +1,15 @@
 """SHA-256 of large files, remembered: weights of gigabytes are read once, and not again by every notebook.
 
-A file counts as unchanged while its size, its times and its inode are. `read_all` makes this process read every file,
-which `tampo verify --full` does.
+A file counts as unchanged while its size, its times and its inode are. Within `read_all` every file is read, as
+`tampo verify --full` does.
 """
 
 import json
 import os
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tampo.files import sha256, write_json
@@ -18,10 +19,15 @@ _FRESH = 2.0  # seconds: a file this young can change again within the clock's r
 _read_all = False
 
 
-def read_all() -> None:
-    """From now on, believe no remembered hash in this process."""
+@contextmanager
+def read_all() -> Iterator[None]:
+    """Within this, believe no remembered hash in this process."""
     global _read_all
-    _read_all = True
+    before, _read_all = _read_all, True
+    try:
+        yield
+    finally:
+        _read_all = before
 
 
 def remembered_sha256(path: Path) -> str:

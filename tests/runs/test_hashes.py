@@ -135,17 +135,18 @@ def test_a_link_shares_the_hash_of_its_file(cache, reads, file, later, tmp_path)
     assert remembered_sha256(tmp_path / "link") == expected(b"b")
 
 
-def test_read_all_believes_nothing(cache, reads, file, later, monkeypatch):
+def test_read_all_believes_nothing(cache, reads, file, later):
     remembered_sha256(file)
     entry = json.loads(cache.read_text())
     entry[str(file)]["sha256"] = "0" * 64
     cache.write_text(json.dumps(entry))
     assert remembered_sha256(file) == "0" * 64
-    monkeypatch.setattr(hashes, "_read_all", False)  # restored after the test
-    hashes.read_all()
-    assert remembered_sha256(file) == expected(b"a")
-    assert remembered_sha256(file) == expected(b"a")
+    with pytest.raises(KeyError), hashes.read_all():
+        assert [remembered_sha256(file) for _ in range(2)] == [expected(b"a")] * 2
+        raise KeyError
     assert len(reads) == 3
+    assert remembered_sha256(file) == expected(b"a")
+    assert len(reads) == 3, "afterwards hashes are believed again, after an error too"
     assert json.loads(cache.read_text())[str(file)]["sha256"] == expected(b"a"), "what was read is remembered again"
 
 
