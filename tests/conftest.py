@@ -93,30 +93,40 @@ def choose_heads(way: str, patch: pytest.MonkeyPatch) -> None:
             pytest.skip(str(error))
 
 
-# What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side.
-# `make test-fast` leaves these out; `make test` runs all.
+# What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side; the
+# longest first. `make test-fast` leaves these out; `make test` runs all.
 HEAVY = (
+    "paper/test_notebooks.py",
+    "runs/test_faults.py",
+    "runs/test_jobs.py",
+    "test_install.py",
+    "trainer/test_distributed.py",
+    "runs/test_sweep.py",
+    "runs/test_several_processes.py",
+    "paper/test_overhead.py",
+    "paper/test_bench.py",
+    "runs/test_processes.py",
     "explore/test_browser.py",
     "explore/test_controls.py",
-    "paper/test_bench.py",
-    "paper/test_notebooks.py",
-    "paper/test_overhead.py",
     "paper/test_reproduce.py",
-    "runs/test_faults.py",
+    "runs/test_apart.py",
     "runs/test_interrupts.py",
-    "runs/test_jobs.py",
     "runs/test_pinned.py",
-    "runs/test_processes.py",
     "runs/test_rollouts.py",
-    "runs/test_sweep.py",
     "runs/test_tracking.py",
-    "test_install.py",
     "test_on_gpu.py",
-    "trainer/test_distributed.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.as_posix().endswith(HEAVY):
+    """The longest first: with `--dist loadscope` a file stays in one process, and short ones fill the end."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        heavy = [i for i, name in enumerate(HEAVY) if path.endswith(name)]
+        if heavy:
             item.add_marker("heavy")
+            return heavy[0]
+        return len(HEAVY) + (item.path.parent.name not in ("trainer", "grading"))
+
+    items.sort(key=rank)  # stable

@@ -8,9 +8,6 @@ Measurements alternate between their cases, so that ratios can be paired by step
 import contextlib
 import functools
 import gc
-import multiprocessing
-import resource
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -26,6 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from tampo.config import TrainingConfig
+from tampo.paper.peak_memory import peak_memory
 from tampo.runs.training import make_trainer, sample_rollouts
 from tampo.trainer.trainer import TAMPOTrainer
 from tampo.trainer.trl_internals import LogitRecorder
@@ -204,36 +202,3 @@ def _train_once(config: TrainingConfig, case: str) -> None:
     torch.set_num_threads(1)
     with _trainer(config, case) as (trainer, _):
         trainer.train()
-
-
-def peak_memory(function: Callable[..., None], *args: Any) -> float:
-    """Peak memory in MB of a call in a new process: of the GPU, or without a GPU of the process without its imports.
-
-    Args:
-        function: A function at module level, so that the new process can import it.
-        args: Its arguments.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_of, (function, args))
-
-
-def _peak_of(function: Callable[..., None], args: tuple[Any, ...]) -> float:
-    if torch.cuda.is_available():
-        function(*args)
-        return torch.cuda.max_memory_allocated() / 2**20
-    # Resets the peak, which the imports have set; on Linux only.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    before = _peak_resident()
-    function(*args)
-    return _peak_resident() - before
-
-
-def _peak_resident() -> float:
-    """Peak memory of this process in MB."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

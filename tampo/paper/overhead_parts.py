@@ -20,7 +20,8 @@ from tampo.decoding import decoding_rules, plain_generation
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import StreamingLogProbs
 from tampo.meta_policy import DEFAULT_TEMPERATURES
-from tampo.paper.overhead import Stopwatch, alternate, now, peak_memory
+from tampo.paper.overhead import Stopwatch, alternate, now
+from tampo.paper.peak_memory import peak_memory
 from tampo.project import notebook_folder, project_root
 from tampo.runs.workers import this_tampo
 from tampo.tasks.prompts import render

@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -96,14 +97,16 @@ def last_whole_checkpoint(folder: Path, count: int | None = None) -> str | None:
 def agreed_checkpoint(folder: Path) -> str | None:
     """`last_whole_checkpoint` of the first process, for all of them; every process calls it.
 
-    Each checks that it sees the same files, by name and size. Only the first one reads them all.
+    Each checks that it sees the same files, by name and size. Only the first one reads them all. Without a checkpoint,
+    each checks that it sees the folder that they will write to.
 
     Raises:
         DamagedCheckpoint: In all processes, if one of them does not see a file, or as `last_whole_checkpoint`.
-        ConfigError: As `last_whole_checkpoint`, in all processes.
+        ConfigError: In all processes, if one of them does not see the folder, or as `last_whole_checkpoint`.
     """
     chosen = by_first(lambda: last_whole_checkpoint(folder, process_count()))
     if chosen is None:
+        _check_shared(folder)
         return None
     sizes = by_first(lambda: _sizes(Path(chosen), [*_read_seal(Path(chosen))[0], SEAL]))
     here = _sizes(Path(chosen), sizes)
@@ -114,6 +117,28 @@ def agreed_checkpoint(folder: Path) -> str | None:
             f"The first process resumes from {chosen} and sees all its files; {'; '.join(wrong[:3])}. {_SHARED}"
         )
     return chosen
+
+
+def _check_shared(folder: Path) -> None:
+    """Refuse a folder that not all processes see, before hours of training end at the first checkpoint."""
+    if process_count() == 1:
+        return
+    mark = by_first(lambda: _write_mark(folder))
+    deadline = time.monotonic() + _VISIBLE
+    while not (there := mark.is_file()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    told = gather(None if there else f"process {process_index()} on {socket.gethostname()}")
+    by_first(mark.unlink)
+    if blind := [text for text in told if text]:
+        raise ConfigError(f"{'; '.join(blind[:3])} cannot see {folder} of the first process. {_SHARED}")
+
+
+def _write_mark(folder: Path) -> Path:
+    """A file that no other run has written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f"seen-by-all-{uuid.uuid4().hex}"
+    mark.touch()
+    return mark
 
 
 def _read_seal(folder: Path) -> tuple[dict[str, str], int | None]:

@@ -122,7 +122,9 @@ def train(folder: Path, precision: str, point: str | None = None, call: str = ""
     training.make_trainer = keep
     if point:
         kill_at(point, int(call))
-    config = load_params("smoke", SMALL | {"precision": precision}).training()
+    # The mini model would train on the CPU by itself.
+    device = {"precision": precision, "device": "gpu" if ON_GPU else "auto"}
+    config = load_params("smoke", SMALL | device).training()
     rows, _ = training.train(config, folder)
     trainer = made[0][0]
     if not trainer.is_world_process_zero():

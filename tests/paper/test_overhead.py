@@ -9,10 +9,12 @@ import trl
 
 from tampo.config import load_params
 from tampo.paper import overhead as module
-from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps, peak_memory
+from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps
 from tampo.paper.overhead_summary import outer_loop_ratio, ratio, step_ratio
+from tampo.paper.peak_memory import peak_memory
 from tampo.trainer.trl_internals import LogitRecorder
 from tests.paper.helpers import times
+from tests.paper.taking import take
 
 
 def test_the_ratio_of_known_times():
@@ -69,12 +71,8 @@ def test_the_recorder_is_timed_only_while_measuring():
     assert LogitRecorder.log_probs is original
 
 
-def _take(megabytes: int) -> None:
-    np.ones(megabytes * 2**17)
-
-
 def test_peak_memory_is_that_of_one_call():
-    small, large = peak_memory(_take, 1), peak_memory(_take, 301)
+    small, large = peak_memory(take, 1), peak_memory(take, 301)
     assert large - small == pytest.approx(300, abs=30)
 
 

@@ -78,11 +78,14 @@ def test_all_resume_from_the_first_ones_checkpoint_or_refuse_together(stopped):
     _, _, ranks = stopped["60"]
     for rank in ranks:
         assert rank["agreed"] == [str(Path("same", "checkpoint-1")), None]
-        other, three = rank["refused"]
+        other, three, second = rank["refused"]
         assert other.startswith("DamagedCheckpoint: The first process resumes from other/checkpoint-1")
         assert "process 1 on " in other and " not weights. All processes must write to one disk" in other
         assert three.startswith("ConfigError: of three/checkpoint-1 was saved by 3 processes, and 2 were started.")
         assert "--num_processes 3" in three
+        assert second.startswith("ConfigError: process 1 on ")
+        assert " cannot see of the second of the first process. All processes must write to one disk" in second
+        assert rank["left"] == [], "the mark of the check is gone"
 
 
 def test_a_broken_part_of_one_process_stops_both(stopped):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from tampo.runs import checkpoints
 from tampo.runs.checkpoints import agreed_checkpoint, seal_checkpoint
 from tampo.runs.interrupts import check_shutdown_timeout, stop_on_signals
 from tampo.runs.processes import any_process, by_first, gather, process_count, process_index
@@ -43,9 +44,12 @@ def decide(folder: Path) -> dict:
     save(Path("of three"), 3, b"12345678")
     if rank == 1:
         save(Path("of the second"), 2, b"12345678")
-    found["agreed"] = [agreed_checkpoint(Path("same")), agreed_checkpoint(Path("of the second"))]
+    checkpoints._VISIBLE = 0.5  # seconds, of waiting for what will not come
+    found["agreed"] = [agreed_checkpoint(Path("same")), agreed_checkpoint(folder / "common")]
+    found["left"] = [path.name for path in (folder / "common").iterdir()]
     found["refused"] = [error_of(lambda: agreed_checkpoint(Path("other")))]
     found["refused"].append(error_of(lambda: agreed_checkpoint(Path("of three"))))
+    found["refused"].append(error_of(lambda: agreed_checkpoint(Path("of the second"))))
     return found
 
 
