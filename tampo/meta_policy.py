@@ -176,7 +176,18 @@ class MetaPolicy:
     def batch_advantages(
         self, log_likelihoods: ArrayLike, advantages: ArrayLike, lengths: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Temperature-specific advantages of one batch (Eqs. 9 and 10), shape (K,); they sum to the mean advantage.
+        """Temperature-specific advantages of one batch (Eq. 10), shape (K,); they sum to the mean advantage.
+
+        Arguments and errors as in `update`; the state is unchanged.
+        """
+        specific = self.rollout_advantages(log_likelihoods, advantages, lengths)
+        # math.fsum is exact: the order of rollouts and their split over processes have no effect.
+        return np.array([math.fsum(column) for column in specific.T]) / len(specific)
+
+    def rollout_advantages(
+        self, log_likelihoods: ArrayLike, advantages: ArrayLike, lengths: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Temperature-specific advantages of each rollout (Eq. 9), shape (N, K).
 
         Arguments and errors as in `update`; the state is unchanged.
         """
@@ -196,9 +207,7 @@ class MetaPolicy:
             if tokens.shape != weights.shape or (tokens < 0).any():
                 raise ValueError(f"lengths must hold {len(weights)} token counts >= 0, got {tokens}.")
             scores = scores / np.maximum(tokens, 1)[:, None]  # an empty rollout has log-likelihood 0
-        specific = sparsemax(scores) * weights[:, None]  # (N, K), Eq. 9
-        # math.fsum is exact: the order of rollouts and their split over processes have no effect.
-        return np.array([math.fsum(column) for column in specific.T]) / len(weights)  # Eq. 10
+        return sparsemax(scores) * weights[:, None]
 
     def state_dict(self) -> dict[str, Any]:
         """The state as JSON types, including the random generator."""

@@ -114,6 +114,14 @@ def to_str(name: str, value: Any) -> str:
     return str.__str__(item)
 
 
+def to_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` if it is one of these words. Raises ValueError if it is not."""
+    word = to_str(name, value)
+    if word not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}.")
+    return word
+
+
 def to_list(name: str, value: Any) -> list[Any]:
     """The items of a list, tuple, range or array with one dimension, which may be a Series of pandas.
 

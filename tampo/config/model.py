@@ -50,6 +50,10 @@ _BEFORE: dict[str, Any] = {
 }
 
 
+# The same of parameters of controllers.
+_CONTROLLERS_BEFORE: dict[str, Any] = {"virtual_temperatures": "absolute"}
+
+
 def _without_older(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in _BEFORE or value != _BEFORE[name]}
 
@@ -255,7 +259,12 @@ class TrainingConfig(_DataConfig):
         elif not self.vllm_importance_sampling_correction:
             idle |= weights - {"vllm_importance_sampling_correction"}
         own = _without_older(self.model_dump(mode="json", exclude={*idle, *_ADDRESSES}))
-        return own | {"temperature_controller_kwargs": {**resolved(controller)}}
+        values = {
+            name: value
+            for name, value in resolved(controller).items()
+            if name not in _CONTROLLERS_BEFORE or value != _CONTROLLERS_BEFORE[name]
+        }
+        return own | {"temperature_controller_kwargs": values}
 
 
 class EvaluationConfig(_DataConfig):

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tampo.meta_policy import DEFAULT_TEMPERATURES, check_fraction, check_temperature, check_temperatures
+from tampo.off_policy import reward_at
 from tampo.values import convert, plain, shown, to_float, to_int
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """One generation batch, over all processes, as a controller sees it.
+    """One generation batch, over all processes, as a controller sees it. Rollouts are in the order of generation.
 
     Attributes:
         temperatures: The K candidate temperatures, shape (K,).
@@ -31,6 +32,11 @@ class RolloutBatch:
         lengths: Tokens of each rollout, shape (N,).
         reward: Mean over rollouts; NaN if none could be graded.
         entropy: Mean per token, in nats, of the distribution that was sampled from, so after temperature scaling.
+        temperature: The sampling temperature.
+        rewards: Of each rollout, the weighted sum of the reward functions, shape (N,); NaN if it could not be graded.
+        groups: The number of each rollout's prompt in the batch, shape (N,).
+        sampled_log_likelihoods: Of each rollout at `temperature`, summed over its tokens, shape (N,).
+        scored_at: The temperatures that `log_likelihoods` are of, shape (K,); None: the candidates.
     """
 
     temperatures: NDArray[np.float64]
@@ -39,16 +45,35 @@ class RolloutBatch:
     lengths: NDArray[np.float64]
     reward: float = math.nan
     entropy: float = math.nan
+    temperature: float = math.nan
+    rewards: NDArray[np.float64] | None = None
+    groups: NDArray[np.int64] | None = None
+    sampled_log_likelihoods: NDArray[np.float64] | None = None
+    scored_at: NDArray[np.float64] | None = None
 
     @property
     def optimal_temperatures(self) -> NDArray[np.float64]:
         """T* of each rollout, the candidate under which it is most likely (Eq. 7), shape (N,)."""
         return self.temperatures[self.log_likelihoods.argmax(axis=1)]
 
-    def statistics(self) -> dict[str, float]:
-        """Mean, standard deviation and number of T* over rollouts of positive and of negative advantage.
+    @property
+    def log_weights(self) -> NDArray[np.float64]:
+        """Logarithms of the weights that turn this batch into one sampled at each of `scored_at`, shape (N, K).
 
-        The data of Figure 4; a sign without rollouts is left out.
+        Raises:
+            ValueError: The batch has no `sampled_log_likelihoods`.
+        """
+        if self.sampled_log_likelihoods is None:
+            raise ValueError("The batch has no sampled_log_likelihoods, which importance weights need.")
+        return self.log_likelihoods - self.sampled_log_likelihoods[:, None]
+
+    def statistics(self) -> dict[str, float]:
+        """What is logged of the batch, beside what TRL logs.
+
+        Mean, standard deviation and number of T* over rollouts of positive and of negative advantage, the data of
+        Figure 4 (a sign without rollouts is left out); and for each candidate the mean reward that rollouts at that
+        temperature would have had, with the share of effective samples that this is known from
+        (`tampo.off_policy.reward_at`).
         """
         result = {}
         for sign, chosen in (("positive", self.advantages > 0), ("negative", self.advantages < 0)):
@@ -57,6 +82,11 @@ class RolloutBatch:
                 result[f"optimal_temperature/{sign}_mean"] = float(best.mean())
                 result[f"optimal_temperature/{sign}_std"] = float(best.std())
                 result[f"optimal_temperature/{sign}_count"] = float(len(best))
+        at_candidates = self.scored_at is None or np.array_equal(self.scored_at, self.temperatures)
+        if self.rewards is not None and self.sampled_log_likelihoods is not None and at_candidates:
+            rewards, shares = reward_at(self.log_weights, self.rewards)
+            for t, reward, share in zip(self.temperatures, rewards, shares, strict=True):
+                result |= {f"reward_at/{t:g}": float(reward), f"reward_at/{t:g}_samples": float(share)}
         return result
 
 
@@ -120,6 +150,10 @@ class TemperatureController(ABC):
     @abstractmethod
     def temperature(self, step: int) -> float:
         """The temperature of the generation batch that starts at optimizer step `step` (from 0). One call a batch."""
+
+    def scored_at(self, temperature: float) -> tuple[float, ...] | None:
+        """The K temperatures at which a batch that is sampled at `temperature` is scored; None: the candidates."""
+        return None
 
     def update(self, batch: RolloutBatch) -> None:
         """Learn from that batch. A schedule has nothing to learn."""

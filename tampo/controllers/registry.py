@@ -12,7 +12,8 @@ from typing import Any
 from tampo.controllers.bandits import EXP3, UCB
 from tampo.controllers.base import RunSettings, TemperatureController
 from tampo.controllers.entropy import E3, EntropyTarget
-from tampo.controllers.schedules import Cosine, Fixed, Linear, Staged
+from tampo.controllers.learning_signal import LearningSignal, ScoreFunction
+from tampo.controllers.schedules import Cosine, Fixed, Linear, Random, Staged
 from tampo.controllers.tampo import TAMPO
 
 CONTROLLERS: dict[str, type[TemperatureController]] = {
@@ -25,6 +26,9 @@ CONTROLLERS: dict[str, type[TemperatureController]] = {
     "e3": E3,
     "exp3": EXP3,
     "ucb": UCB,
+    "random": Random,
+    "score-function": ScoreFunction,
+    "learning-signal": LearningSignal,
 }
 
 # Parameters that GRPO or the paper has names for: configurations give them by these, not among the other parameters.

@@ -1,9 +1,12 @@
-"""Temperatures that the step alone decides: fixed, a straight line, half a cosine, stages."""
+"""Temperatures without regard to the rollouts: fixed, a straight line, half a cosine, stages, drawn evenly."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from tampo.controllers.base import TemperatureController, parameter
+import numpy as np
+
+from tampo.controllers.base import RunSettings, TemperatureController, parameter
 from tampo.meta_policy import check_temperature
 from tampo.values import to_list
 
@@ -62,3 +65,21 @@ class Staged(TemperatureController):
     def temperature(self, step: int) -> float:
         stage = step * len(self.stages) // max(self.run.total_steps, 1)
         return self.stages[min(stage, len(self.stages) - 1)]
+
+
+@dataclass
+class Random(TemperatureController):
+    """Each time one of the candidates, all equally likely: a control for controllers that learn."""
+
+    def start(self, run: RunSettings) -> None:
+        super().start(run)
+        self._generator = np.random.default_rng(run.seed)
+
+    def temperature(self, step: int) -> float:
+        return float(self._generator.choice(self.run.temperatures))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = state["generator"]

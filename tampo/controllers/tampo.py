@@ -1,10 +1,14 @@
 """TAMPO as a controller: the meta-policy of `tampo.meta_policy` in a training run (Algorithm 1)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController, parameter
 from tampo.meta_policy import Likelihood, MetaPolicy, check_fraction, check_likelihood
+from tampo.values import to_choice
 
 
 @dataclass
@@ -14,12 +18,18 @@ class TAMPO(TemperatureController):
     alpha: float = parameter(0.05, "Weight of the newest batch in the moving average of Eq. 11, in [0, 1].")
     top_p: float = parameter(0.7, "Nucleus mass for drawing temperatures, in [0, 1]; 0 is greedy. Section 4.3.")
     likelihood: Likelihood = parameter("sum", "Log-likelihoods by sum (Eq. 8) or mean (Eq. 6) over tokens.")
+    virtual_temperatures: Literal["absolute", "relative"] = parameter(
+        "absolute",
+        "Logits are divided by T_k (Eq. 5: absolute), or by T_k times the sampling temperature (relative), which is "
+        "what scoring with tempered logits does.",
+    )
     uses_warmup: ClassVar = True
 
     def __post_init__(self) -> None:
         self.alpha = check_fraction("alpha", self.alpha)
         self.top_p = check_fraction("top_p", self.top_p)
         self.likelihood = check_likelihood("likelihood", self.likelihood)
+        to_choice("virtual_temperatures", self.virtual_temperatures, ("absolute", "relative"))
 
     def start(self, run: RunSettings) -> None:
         super().start(run)
@@ -32,17 +42,47 @@ class TAMPO(TemperatureController):
             warmup_updates=run.warmup_batches,
             warmup_temperature=run.warmup_temperature,
         )
+        self._signal: tuple[NDArray[np.float64], NDArray[np.float64]] | None = (
+            None  # of the latest batch, and its error
+        )
 
     def temperature(self, step: int) -> float:
         return self.meta_policy.sample()
 
+    def scored_at(self, temperature: float) -> tuple[float, ...] | None:
+        if self.virtual_temperatures == "absolute":
+            return None
+        return tuple(candidate * temperature for candidate in self.run.temperatures)
+
     def update(self, batch: RolloutBatch) -> None:
-        self.meta_policy.update(batch.log_likelihoods, batch.advantages, batch.lengths)
+        given = batch.log_likelihoods, batch.advantages, batch.lengths
+        self.meta_policy.update(*given)
+        self._signal = self.meta_policy.batch_advantages(*given), self._error(batch)
+
+    def _error(self, batch: RolloutBatch) -> NDArray[np.float64]:
+        """Standard error of the batch's signal (Eq. 10) over prompts, shape (K,); infinite for a single prompt."""
+        specific = self.meta_policy.rollout_advantages(batch.log_likelihoods, batch.advantages, batch.lengths)
+        groups = np.arange(len(specific)) if batch.groups is None else batch.groups
+        # Rollouts of a prompt share their baseline, so that prompts are what is independent.
+        means = np.array([specific[groups == group].mean(axis=0) for group in np.unique(groups)])
+        if len(means) < 2:
+            return np.full(specific.shape[1], np.inf)
+        return means.std(axis=0, ddof=1) / np.sqrt(len(means))
 
     def metrics(self) -> dict[str, float]:
+        """The distribution (Eq. 12) and its entropy in nats; the averages of Eq. 11; the latest batch's signal (Eq. 10)
+        and its standard error over prompts.
+        """
         policy = self.meta_policy
-        distribution = zip(policy.temperatures, policy.probabilities, strict=True)
-        return {"meta_policy/entropy": policy.entropy} | {f"meta_policy/p({t:g})": float(p) for t, p in distribution}
+        columns = {"p": policy.probabilities, "average": policy.advantages}
+        if self._signal is not None:
+            signal, error = self._signal
+            columns |= {"signal": signal} | ({"signal_error": error} if np.isfinite(error).all() else {})
+        return {"meta_policy/entropy": policy.entropy} | {
+            f"meta_policy/{name}({t:g})": float(value)
+            for name, values in columns.items()
+            for t, value in zip(policy.temperatures, values, strict=True)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return self.meta_policy.state_dict()

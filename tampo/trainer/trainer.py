@@ -171,8 +171,10 @@ class TAMPOTrainer(GRPOTrainer):
         self._record_next_pass = False
         self._recorded: tuple[Tensor, Tensor, Tensor]  # (b, C, K), (b, C), (b, C), of the latest recorded pass
         self._reward = math.nan  # mean of the latest generation batch
+        self._rewards: NDArray[np.float64] = np.empty(0)  # (N,), of its rollouts, over all processes
         self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
-        # (b, K + 3) and (b,) each: log-likelihoods, entropy, advantage, length; and the row's index at generation
+        # (b, K + 4) and (b,) each: log-likelihoods at the candidates, at the sampling temperature, entropy, advantage,
+        # length; and the row's index at generation
         self._collected: list[tuple[Tensor, Tensor]] = []
         self.add_callback(MetaPolicyCallback(self))
 
@@ -313,8 +315,13 @@ class TAMPOTrainer(GRPOTrainer):
         check_padding(self, models, log_probs, self.args.scoring_batch_size is not None)
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
-        rewards = super()._calculate_rewards(inputs, *args, **kwargs)
+        rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (N, functions), NaN where there is none
         self.log_names.check_rewards(len(inputs))
+        if not self._policy().training:
+            return rewards
+        weighted = rewards * self.reward_weights.to(rewards.device)
+        total = torch.where(rewards.isnan().all(dim=1), torch.nan, weighted.nansum(dim=1))
+        self._rewards = total.double().cpu().numpy()
         return rewards
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
@@ -357,7 +364,7 @@ class TAMPOTrainer(GRPOTrainer):
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
         def compute_rows(*rows: Any) -> tuple[Tensor | None, ...]:
-            temperatures = self.args.temperature_candidates if recording else None
+            temperatures = self._scored_at() if recording else None
             return self._heads.log_probs(lambda: compute(model, *rows, *args, **kwargs), Rows(*rows), temperatures)
 
         size = self.args.scoring_batch_size
@@ -374,6 +381,11 @@ class TAMPOTrainer(GRPOTrainer):
             self._recorded = recorded, entropies.detach().float(), log_probs.detach()
         return log_probs, entropies, *auxiliary_loss
 
+    def _scored_at(self) -> Sequence[float]:
+        """The K virtual temperatures of the current generation batch."""
+        assert self.controller is not None, "train() makes the controller"
+        return self.controller.scored_at(self.temperature) or self.args.temperature_candidates
+
     def _collect_likelihoods(self, inputs: dict[str, Any]) -> None:
         """Keep the recorded likelihoods of some rows; update the controller when the generation batch is complete."""
         assert self.controller is not None, "train() makes the controller"
@@ -383,35 +395,41 @@ class TAMPOTrainer(GRPOTrainer):
         log_probs, entropies, current = self._recorded
         self.sampler_gap.add(current, mask, inputs)
         log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
-        others = [(entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
+        sampled = (current * mask).sum(dim=1)
+        others = [sampled, (entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
         rows = torch.cat([log_likelihoods, torch.stack(others, dim=1)], dim=1)
         self._collected.append((rows, inputs["rollout"]))
         self._missing_rows -= len(rows)
         if self._missing_rows == 0:
             collected = torch.cat([rows for rows, _ in self._collected])
-            order = torch.cat([rollout for _, rollout in self._collected]).argsort()
-            batch = self.accelerator.gather(collected).double().cpu().numpy()  # (N, K + 3)
-            self._check_likelihoods(batch, collected[order])
+            own = collected[torch.cat([rollout for _, rollout in self._collected]).argsort()]  # as generated
+            batch = self.accelerator.gather(own).double().cpu().numpy()  # (N, K + 4)
+            self._check_likelihoods(batch, own)
             self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
-            likelihoods, (entropy, advantages, lengths) = batch[:, :-3], batch[:, -3:].T
+            likelihoods, (sampled, entropy, advantages, lengths) = batch[:, :-4], batch[:, -4:].T
             self.rollout_batch = RolloutBatch(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
                 log_likelihoods=likelihoods,
                 advantages=advantages,
                 lengths=lengths,
                 reward=self._reward,
-                entropy=entropy.sum() / lengths.sum() if lengths.any() else math.nan,
+                entropy=math.fsum(entropy) / lengths.sum() if lengths.any() else math.nan,
+                temperature=self.temperature,
+                rewards=self._rewards,
+                groups=np.arange(len(batch)) // (self.num_generations or 1),
+                sampled_log_likelihoods=sampled,
+                scored_at=np.array(self._scored_at()),
             )
             self.controller.update(self.rollout_batch)
-            self._log_rollouts(log_likelihoods=collected[order, :-3].tolist())
+            self._log_rollouts(log_likelihoods=own[:, :-4].tolist())
 
     def _check_likelihoods(self, batch: NDArray[np.float64], own: Tensor) -> None:
-        """Refuse a batch (N, K + 3) with log-likelihoods that are not finite; `own` are this process's rows, in order.
+        """Refuse a batch (N, K + 4) with log-likelihoods that are not finite; `own` are this process's rows, in order.
 
         All processes see the batch, and stop.
         """
-        if not np.isfinite(batch[:, :-3]).all():
-            bad = (~own[:, :-3].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+        if not np.isfinite(batch[:, :-4]).all():
+            bad = (~own[:, :-4].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
             where = "" if bad else " (of another process's prompts)"
             raise NonFiniteLoss(self._describe(f"Log-likelihoods are not finite{where}", bad))
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -27,6 +27,10 @@ def rollout_batch(rows=8, k=10, seed=0, reward=None, entropy=None):
         lengths=generator.integers(1, 50, rows).astype(float),
         reward=generator.uniform() if reward is None else reward,
         entropy=generator.exponential(0.3) if entropy is None else entropy,
+        temperature=1.0,
+        rewards=generator.integers(0, 2, rows).astype(float) if reward is None else np.full(rows, reward),
+        groups=np.arange(rows) // 4,
+        sampled_log_likelihoods=-generator.exponential(20, rows),
     )
 
 
@@ -53,7 +57,8 @@ def test_contract_for_batches_that_say_nothing(name):
     """No reward spread, no token, nobody could judge: no rule fails, or leaves its range."""
     controller = make_controller(name, run=RunSettings(total_steps=12, total_batches=12))
     nothing = rollout_batch(reward=math.nan, entropy=math.nan)
-    empty = RolloutBatch(nothing.temperatures, np.zeros((4, 10)), np.zeros(4), np.zeros(4), 0.0, 0.0)
+    empty = RolloutBatch(nothing.temperatures, np.zeros((4, 10)), np.zeros(4), np.zeros(4), 0.0, 0.0, 1.0)
+    empty = replace(empty, rewards=np.zeros(4), groups=np.zeros(4, dtype=int), sampled_log_likelihoods=np.zeros(4))
     for step in range(12):
         assert 0.6 <= controller.temperature(step) <= 1.5
         controller.update(nothing if step % 2 else empty)
@@ -63,7 +68,7 @@ def test_contract_for_batches_that_say_nothing(name):
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_same_seed_same_temperatures(name):
     def draw(seed):
-        parameters = {"top_p": 1.0} if name == "tampo" else {}
+        parameters = {"top_p": 1.0} if name in ("tampo", "learning-signal") else {}
         controller = make_controller(name, parameters, RunSettings(total_steps=30, total_batches=30, seed=seed))
         drawn = []
         for step in range(30):
@@ -72,7 +77,7 @@ def test_same_seed_same_temperatures(name):
         return drawn
 
     assert draw(0) == draw(0)
-    assert (draw(0) != draw(1)) == (name in ("tampo", "exp3"))  # the others draw nothing
+    assert (draw(0) != draw(1)) == (name in ("tampo", "exp3", "random", "learning-signal"))  # the others draw nothing
 
 
 NAMED = {"tampo": {"alpha": "alpha", "top_p": "p", "likelihood": "likelihood"}, "fixed": {"value": "temperature"}}
@@ -83,6 +88,7 @@ def test_every_parameter_is_declared_once_and_reaches_the_controller_from_everyw
     """A file, the command line, a notebook and TAMPOConfig build the same controller; it is what a run is known by."""
     changed = {"alpha": 0.25, "top_p": 0.5, "likelihood": "mean", "value": 0.8, "start_temperature": 0.7}
     changed |= {"end_temperature": 1.1, "stages": [0.7, 1.3], "target": 0.2, "gain": 0.25, "exploration": 0.125}
+    changed |= {"virtual_temperatures": "relative", "rate": 0.5}
     own = {key: changed[key] for key in CONTROLLERS[name].parameters()}
     named = NAMED.get(name, {})
     flat = {"temperature_controller": name} | {named[key]: value for key, value in own.items() if key in named}
@@ -274,6 +280,95 @@ def test_bandits_find_the_best_arm(name):
     assert sum(abs(temperature - 1.3) < 0.15 for temperature in late) > 0.6 * len(late)
 
 
+def mixed_batch(gap, seed=0, rows=64, temperatures=CANDIDATES):
+    """Rollouts of one token, of a policy with two answers whose logits differ by `gap`, sampled at T = 1.
+
+    The right one is the second, so that its probability at T is 1 / (1 + exp(gap / T)).
+    """
+    grid = np.array(temperatures)
+    right = np.random.default_rng(seed).random(rows) < 1 / (1 + np.exp(gap))
+    wrong_at, right_at = -np.log1p(np.exp(-gap / grid)), -np.log1p(np.exp(gap / grid))  # (K,), log-probabilities
+    groups = np.arange(rows) // 8
+    means = np.array([right[groups == g].mean() for g in groups])
+    scores = np.where(right[:, None], right_at, wrong_at)
+    return RolloutBatch(
+        grid, scores, right - means, np.ones(rows), rewards=right.astype(float), groups=groups, temperature=1.0,
+        sampled_log_likelihoods=scores[:, temperatures.index(1.0)],
+    )  # fmt: skip
+
+
+def test_score_function_climbs_the_expected_reward():
+    """The right answer is the rarer one: up. With the labels exchanged it is the likelier one: down."""
+    up, down = (make_controller("score-function", run=RunSettings(total_batches=40)) for _ in range(2))
+    for step in range(40):
+        batch = mixed_batch(2.0, step)
+        up.update(batch)
+        down.update(replace(batch, advantages=-batch.advantages))
+    assert up.temperature(40) > 1.2
+    assert down.temperature(40) < 0.8
+
+
+def test_score_function_is_the_natural_gradient_of_the_batch():
+    """One step from T = 1, without averages: log T += mean(A s) / mean(s^2), s by differences of the formula."""
+    rule = make_controller("score-function", {"alpha": 1.0}, RunSettings((0.999, 1.0, 1.001), warmup_ratio=0.0))
+    batch = mixed_batch(2.0, temperatures=(0.999, 1.0, 1.001))
+    p = 1 / (1 + np.exp(2.0))
+    slope = np.where(batch.rewards == 1, 2 * (1 - p), -2 * p)  # d log p / d log T at T = 1, of right and of wrong ones
+    expected = (batch.advantages * slope).mean() / (slope**2).mean()
+    rule.update(batch)
+    assert rule.metrics()["controller/gradient"] / rule.metrics()["controller/information"] == pytest.approx(
+        expected, rel=1e-3
+    )
+    assert rule.temperature(1) == pytest.approx(min(max(math.exp(expected), 0.999), 1.001))
+
+
+def test_learning_signal_finds_where_answers_are_mixed():
+    """A right answer of probability 1 / (1 + exp(2 / T)) is below one half: p (1 - p) rises with T."""
+    rule = make_controller("learning-signal", {"top_p": 0.0}, RunSettings(total_batches=40))
+    for step in range(40):
+        rule.update(mixed_batch(2.0, step))
+    p = 1 / (1 + np.exp(2.0 / np.array(CANDIDATES)))
+    # A ratio within a group of 8 is drawn towards that of the sampling temperature.
+    np.testing.assert_allclose(rule.averages, p * (1 - p), atol=0.025)
+    assert rule.averages.argmax() == 9
+    assert rule.temperature(40) == 1.5
+
+
+def test_learning_signal_needs_rewards():
+    batch = replace(rollout_batch(), rewards=None)
+    with pytest.raises(ValueError, match="learning-signal needs the rewards"):
+        make_controller("learning-signal").update(batch)
+
+
+def test_random_draws_all_candidates():
+    rule = make_controller("random", run=RunSettings(seed=2))
+    drawn = [rule.temperature(step) for step in range(2000)]
+    assert sorted(set(drawn)) == list(CANDIDATES)
+    assert min(drawn.count(t) for t in CANDIDATES) > 150
+
+
+def test_tampo_logs_its_signal_with_its_error():
+    """The error is that of a mean over prompts, as by hand."""
+    rule, batch = make_controller("tampo"), rollout_batch(rows=12)
+    rule.update(batch)
+    logged = rule.metrics()
+    specific = rule.meta_policy.rollout_advantages(batch.log_likelihoods, batch.advantages)
+    means = specific.reshape(3, 4, 10).mean(axis=1)
+    for k, t in enumerate(CANDIDATES):
+        assert logged[f"meta_policy/signal({t:g})"] == pytest.approx(specific[:, k].mean())
+        assert logged[f"meta_policy/signal_error({t:g})"] == pytest.approx(means[:, k].std(ddof=1) / math.sqrt(3))
+        assert logged[f"meta_policy/average({t:g})"] == pytest.approx(0.05 * specific[:, k].mean())
+    rule.update(replace(batch, groups=np.zeros(12, dtype=int)))
+    assert not any("signal_error" in name for name in rule.metrics()), "one prompt says nothing of the others"
+
+
+def test_relative_temperatures_are_scored_twice_divided():
+    relative = make_controller("tampo", {"virtual_temperatures": "relative"})
+    assert relative.scored_at(1.5) == pytest.approx([1.5 * t for t in CANDIDATES])
+    assert make_controller("tampo").scored_at(1.5) is None, "the candidates"
+    assert make_controller("fixed").scored_at(1.5) is None
+
+
 def test_warmup_is_a_share_of_the_generation_batches():
     tampo = make_controller("tampo", run=RunSettings(total_batches=40, warmup_ratio=0.1, warmup_temperature=1.05))
     drawn = []
@@ -299,6 +394,13 @@ def test_observation_statistics():
     assert statistics["optimal_temperature/negative_mean"] == pytest.approx(1.4)
     flat = RolloutBatch(seen.temperatures, seen.log_likelihoods, np.zeros(4), seen.lengths)
     assert flat.statistics() == {}
+    rewarded = replace(seen, rewards=np.array([1.0, 1, 0, 0]), sampled_log_likelihoods=seen.log_likelihoods[:, 1])
+    logged = rewarded.statistics()
+    assert logged["reward_at/1"] == 0.5
+    assert logged["reward_at/1_samples"] == 1.0
+    weights = np.exp([-2, 1, -1, 0])
+    assert logged["reward_at/0.6"] == pytest.approx((weights[0] + weights[1]) / weights.sum())
+    assert not any(name.startswith("reward_at") for name in replace(rewarded, scored_at=np.ones(3)).statistics())
 
 
 @pytest.mark.parametrize(
@@ -315,6 +417,9 @@ def test_observation_statistics():
         ("exp3", {"exploration": 1.1}, "exploration must be between 0 and 1"),
         ("ucb", {"exploration": -1.0}, "exploration must be a number of 0 or more"),
         ("tampo", {"likelihood": "max"}, "likelihood must be 'sum'"),
+        ("tampo", {"virtual_temperatures": "twice"}, "virtual_temperatures must be one of absolute, relative"),
+        ("score-function", {"rate": 0.0}, "rate must be a positive number"),
+        ("learning-signal", {"alpha": 2.0}, "alpha must be between 0 and 1"),
         ("exp3", {"explration": 0.1}, "'exp3' does not know 'explration': did you mean 'exploration'"),
         ("e3", {"gain": 0.1}, "'e3' does not know 'gain': it has no parameters"),
         ("linear", 3, "parameters of a controller must be a mapping, got 3"),

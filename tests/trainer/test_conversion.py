@@ -77,13 +77,16 @@ def test_whole_numbers_words_and_none(tmp_path):
 def test_parameters_of_every_controller(tmp_path, controller, key):
     default = CONTROLLERS[controller].parameters()[key].default
     kinds, usual = (LISTS, [0.75, 1.25]) if isinstance(default, tuple) else (NUMBERS, 0.75)
+    if isinstance(default, str):  # one of some words
+        kinds, usual = {"numpy": np.str_, "array": np.array, "pandas": lambda word: pd.Series([word])}, "relative"
     expected = config(tmp_path, temperature_controller=controller, temperature_controller_kwargs={key: usual})
     for make in kinds.values():
         given = {key: make(usual)}
         made = config(tmp_path, temperature_controller=controller, temperature_controller_kwargs=given)
         check(made, expected)
         assert given[key] is not made.temperature_controller_kwargs[key], "the user's own is not changed"
-    for text in (json.dumps({key: usual}), json.dumps({key: [*map(str, usual)] if usual != 0.75 else "75e-2"})):
+    other = "75e-2" if usual == 0.75 else [*map(str, usual)] if isinstance(usual, list) else usual
+    for text in (json.dumps({key: usual}), json.dumps({key: other})):
         made = config(tmp_path, temperature_controller=controller, temperature_controller_kwargs=text)
         check(made, expected)
 
@@ -160,7 +163,10 @@ def test_a_run_with_values_of_numpy_is_saved_and_resumed_as_with_plain_ones(tiny
     odd = {"temperature_candidates": np.float32([0.75, 1.0, 1.5]), "meta_alpha": np.float32(0.5), "meta_top_p": "1e0"}
     odd["temperature"] = torch.tensor(1)
     keys = {key: CONTROLLERS[name].parameters()[key].default for n, key in KWARGS if n == name}
-    kwargs = {key: [1, 2] if isinstance(value, tuple) else 1 for key, value in keys.items()}
+    kwargs = {
+        key: [1, 2] if isinstance(value, tuple) else value if isinstance(value, str) else 1
+        for key, value in keys.items()
+    }
     usual["temperature_controller_kwargs"] = kwargs
     odd["temperature_controller_kwargs"] = {key: np.array(value) for key, value in kwargs.items()}
     common = {"temperature_controller": name, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
