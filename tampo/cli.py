@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     clean.add_argument("--yes", action="store_true", help="do not ask")
     clean.set_defaults(run=_clean_runs)
     build = commands.add_parser("build-mini-model", help="train one of the mini scale's base models (minutes)")
-    build.add_argument("--name", default="mini", help="mini, mini-choice or mini-rare (default: mini)")
+    build.add_argument("--name", default="mini", help="mini, mini-choice, mini-facts or mini-rare (default: mini)")
     build.add_argument("out_dir", help="folder to write the model to")
     build.add_argument("--seed", type=int, default=0)
     build.set_defaults(run=_build_mini_model)

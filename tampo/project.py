@@ -1,10 +1,12 @@
 """Where things are: the folder that a user works in, and the params/ and notebooks/ that travel with the package."""
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def user_path(path: str | Path, name: str) -> Path:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:  # no such user; a loop of links; a null character
         raise BadPath(f"{name} {str(path)[:100]!r} cannot be used: {error}") from error
+
+
+def cache_folder() -> Path | None:
+    """What can be made again: the folder TAMPO_CACHE, by default ~/.cache/tampo. None: the user has no home directory.
+
+    Deleting it is safe.
+    """
+    folder = os.environ.get("TAMPO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tampo")
+    with suppress(RuntimeError):  # no home, as in some containers
+        return Path(folder).expanduser()
+    return None
 
 
 def scale_folder(scale: str) -> Path:

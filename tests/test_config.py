@@ -12,12 +12,14 @@ from tampo.paper.experiments import TABLE1
 from tampo.paper.notebook import notebook_params
 from tampo.project import project_root
 
+VARIANTS = ("choice", "rare", "ecqa", "facts", "flat", "sharp")
+
 
 @pytest.mark.parametrize("path", sorted((project_root() / "params").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_load(path):
     params = load_params(path.stem)
     # Variants of a scale write to its folder.
-    assert path.stem in (params.scale, *(f"{params.scale}-{variant}" for variant in ("choice", "rare", "ecqa")))
+    assert path.stem in (params.scale, *(f"{params.scale}-{variant}" for variant in VARIANTS))
     assert load_params(path) == params
 
 
@@ -170,6 +172,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         *("vllm_server_base_url", "report_to", "vllm_gpu_memory_utilization"),
         *("grader", "device"),  # tampo.runs.identity adds them where they decide something
         "use_bias_correction_kl",  # without a KL term
+        "base_logit_scale",  # where it is 1, as before it was a parameter
         # without vLLM
         *(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")),
     }

@@ -208,9 +208,10 @@ def test_data_cards_of_published_sets():
 def test_data_cards_of_made_families():
     rows = table("data.md", "family")
     cards = {name.strip("`"): (whole_numbers(train), whole_numbers(test)) for name, _, train, test, _ in rows}
-    assert tuple(cards) == mini.TASKS + mini.CHOICE_TASKS
+    assert tuple(cards) == mini.TASKS + mini.CHOICE_TASKS + mini.FACT_TASKS
+    others = dict.fromkeys(mini.CHOICE_TASKS, "mini-choice") | dict.fromkeys(mini.FACT_TASKS, "mini-facts")
     for name, numbers in cards.items():
-        params = load_params("mini-choice" if name in mini.CHOICE_TASKS else "mini")
+        params = load_params(others.get(name, "mini"))
         assert numbers == ((params.train_problems,), (params.eval_problems,))
         mini.make_problems(name, params.train_problems, 0, "train")  # raises where there are fewer
     assert f"at most {load_params('mini').max_completion_length} tokens" in DATA

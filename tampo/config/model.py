@@ -21,7 +21,7 @@ with extra("reproduce"):
     from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 GraderName = Literal["tampo", "math-verify"]
-SuiteName = Literal["mini", "mini-choice", "math", "ecqa"]
+SuiteName = Literal["mini", "mini-choice", "mini-facts", "math", "ecqa"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
@@ -47,6 +47,7 @@ _BEFORE: dict[str, Any] = {
     "vllm_importance_sampling_clip_max": 3.0,
     "vllm_importance_sampling_clip_min": None,
     "eval_dtype": "auto",
+    "base_logit_scale": 1.0,
 }
 
 
@@ -85,7 +86,9 @@ class _Flat(BaseModel):
 
 
 class _DataConfig(_Flat):
-    suite: SuiteName = Field("mini", description="What is asked and how it is judged: mini, mini-choice, math or ecqa.")
+    suite: SuiteName = Field(
+        "mini", description="What is asked and how it is judged: mini, mini-choice, mini-facts, math or ecqa."
+    )
     grader: GraderName = Field(
         "tampo", description="Judge of math and ecqa: tampo, or math-verify for the verdicts of the plain library."
     )
@@ -96,6 +99,12 @@ class _DataConfig(_Flat):
         "{MATH-500: main}.",
     )
     model_revision: str | None = Field(None, description="Commit, branch or tag of a model on the hub.")
+    base_logit_scale: float = Field(
+        1.0,
+        gt=0,
+        description="Factor of the base model's logits: below 1 it is flatter, as if sampled at 1 / factor, above 1 "
+        "sharper.",
+    )
     device: Device = Field(
         "auto", description="cpu, gpu, or auto: the CPU for shipped models, a GPU for all others where there is one."
     )
@@ -121,7 +130,8 @@ class TrainingConfig(_DataConfig):
     """One training run. Defaults are those of the mini scale."""
 
     model: str = Field(
-        "mini", description="One that is shipped (mini, mini-choice, mini-rare), a folder, or a Hugging Face id."
+        "mini",
+        description="One that is shipped (mini, mini-choice, mini-facts, mini-rare), a folder, or a Hugging Face id.",
     )
     drop_overlaps: bool = Field(False, description="Leave out training problems that are in a benchmark (math, ecqa).")
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
@@ -273,7 +283,7 @@ class EvaluationConfig(_DataConfig):
     benchmarks: tuple[str, ...] = Field((), description="Benchmarks to evaluate; empty: all of the scale.")
     eval_problems: int | None = Field(100, ge=1, description="Problems a benchmark; null: all.")
     eval_samples: int = Field(8, ge=1, description="Samples a problem.")
-    eval_temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    eval_temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0: the likeliest token each time.")
     eval_max_completion_length: int = Field(64, ge=1, description="Tokens a sample may have.")
     eval_batch: int = Field(512, ge=1, description="Samples generated at a time.")
     eval_seed: int = Field(0, ge=0, description="Seed of the problems (mini) and of the samples.")

@@ -48,7 +48,7 @@ def sample_with_log_probs(
     Args:
         model: A transformers decoder with a key-value cache; dropout stays as it is set.
         prompts: Token ids of each prompt, at least one. Repeat a prompt for several samples.
-        temperature: Sampling temperature; there is no top-p, top-k or penalty.
+        temperature: Sampling temperature, 0 for the likeliest token each time; there is no top-p, top-k or penalty.
         max_tokens: Maximum tokens per completion, at least one.
         ends: Tokens that end a completion.
         uniforms: Uniform numbers in [0, 1) that determine the tokens, shape (B, max_tokens), float64; by default
@@ -58,13 +58,13 @@ def sample_with_log_probs(
         Token ids of each completion, with the end token; and the log-prob of each of them, in nats, at `temperature`.
 
     Raises:
-        ValueError: An empty prompt, or a temperature or max_tokens that is not positive.
+        ValueError: An empty prompt, a negative temperature, or max_tokens that is not positive.
         NonFiniteLogits: The model's logits are NaN or infinite for some prompts.
         UnsuitableModel: More tokens than the model's context holds, or a model that cannot be sampled here
             (`check_decoding`).
     """
-    if not (temperature > 0 and max_tokens > 0):
-        raise ValueError(f"temperature and max_tokens must be positive, got {temperature} and {max_tokens}.")
+    if not (temperature >= 0 and max_tokens > 0):
+        raise ValueError(f"temperature must be 0 or more and max_tokens positive, got {temperature} and {max_tokens}.")
     if not all(prompts):
         raise ValueError("A prompt without tokens cannot be completed.")
     if not prompts:
@@ -167,9 +167,12 @@ def check_decoding(model: PreTrainedModel) -> None:
 def draw_tokens(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row, from softmax(logits / temperature): (B, V), uniform numbers (B,) -> (B,), and log-probs (B,).
 
-    By inversion, in double precision: the first token whose cumulative probability exceeds the uniform number. A
-    log-prob is NaN where the logits of its row are not finite.
+    By inversion, in double precision: the first token whose cumulative probability exceeds the uniform number. At 0 the
+    likeliest one, with log-prob 0. A log-prob is NaN where the logits of its row are not finite.
     """
+    if temperature == 0:
+        finite = torch.where(logits.isnan().any(dim=-1), torch.nan, 0.0).double()
+        return logits.argmax(dim=-1), finite
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)  # (B, V)
     cumulative = probabilities.cumsum(dim=-1)
     drawn = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)  # (B, 1)

@@ -99,12 +99,14 @@ def sample_slices(
 
 def _sample_slice(engine: Engine, config: EvaluationConfig, piece: Slice, path: Path) -> None:
     seed = derive_seed(config.eval_seed, piece.benchmark)  # benchmarks must not share random numbers
-    settings = (config.eval_samples, config.eval_temperature, config.eval_max_completion_length, seed)
+    greedy = config.eval_temperature == 0  # all samples of a problem are the same
+    samples, copies = (1, config.eval_samples) if greedy else (config.eval_samples, 1)
+    settings = (samples, config.eval_temperature, config.eval_max_completion_length, seed)
     sampled = engine.generate(list(piece.prompts), *settings, indices=piece.indices)
     rows = [
         {"problem": i, "completion": c.text, "tokens": c.tokens, "truncated": c.truncated}
         for i, completions in zip(piece.indices, sampled, strict=True)
-        for c in completions
+        for c in completions * copies
     ]
     with atomic_path(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(rows), temporary, compression="zstd")

@@ -187,8 +187,8 @@ def _generate(engine: TransformersEngine, prompts: list[str], config: Evaluation
         with plain_generation(model):
             output: Any = model.generate(  # type: ignore[operator]  # transformers' mixin is not typed
                 **inputs.to(model.device),
-                do_sample=True,
-                temperature=config.eval_temperature,
+                do_sample=config.eval_temperature > 0,
+                temperature=config.eval_temperature or None,
                 top_k=0,
                 num_return_sequences=config.eval_samples,
                 max_new_tokens=config.eval_max_completion_length,

@@ -23,6 +23,7 @@ from tampo.likelihood import virtual_log_probs
 from tampo.padding import probe_rows, relative_error, tolerance
 from tampo.paper.smollm import SMOLLM_TITLE, load_smollm, smollm_available
 from tampo.runs.devices import torch_device
+from tampo.runs.scaled_models import scaled_model
 from tampo.runs.training_data import model_folder
 
 # Settings by which some model families scale their logits, which `token_log_probs` does not support.
@@ -68,12 +69,13 @@ def choose_model(model: str, scale_model: str = "mini") -> str:
     return "smollm" if shipped and smollm_available() else scale_model
 
 
-def load_language_model(model: str, revision: str | None = None) -> LanguageModel:
+def load_language_model(model: str, revision: str | None = None, logit_scale: float = 1.0) -> LanguageModel:
     """Load "smollm", a shipped model ("mini"), a folder or a Hugging Face id; in float32 on a CPU.
 
     Args:
         model: Its name.
         revision: Commit, branch or tag of a model on the hub; None: the newest.
+        logit_scale: Factor of the logits (`base_logit_scale`).
 
     Raises:
         FileNotFoundError: "smollm" is not installed, or a shipped model is missing.
@@ -86,7 +88,8 @@ def load_language_model(model: str, revision: str | None = None) -> LanguageMode
         title = SMOLLM_TITLE
     else:
         device = torch_device("auto", model)
-        folder, dtype = model_folder(model, revision), torch.float32 if device == "cpu" else "auto"
+        folder = scaled_model(model_folder(model, revision), logit_scale)
+        dtype = torch.float32 if device == "cpu" else "auto"
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         title = "mini model" if model == "mini" else model

@@ -5,7 +5,6 @@ A file counts as unchanged while its size, its times and its inode are. Within `
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tampo.files import sha256, write_json
+from tampo.project import cache_folder
 
 _LARGE = 1_000_000  # bytes; smaller files are read each time
 _FRESH = 2.0  # seconds: a file this young can change again within the clock's resolution
@@ -33,7 +33,7 @@ def read_all() -> Iterator[None]:
 def remembered_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, from the cache if the file is large and has not changed since.
 
-    The cache is a JSON file in the folder TAMPO_CACHE, by default ~/.cache/tampo. Deleting it is safe.
+    The cache is a JSON file in `tampo.project.cache_folder`.
 
     Raises:
         OSError: The file cannot be read.
@@ -55,11 +55,8 @@ def remembered_sha256(path: Path) -> str:
 
 
 def _cache_file() -> Path | None:
-    """None: the user has no home directory, as in some containers."""
-    folder = os.environ.get("TAMPO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tampo")
-    with suppress(RuntimeError):
-        return Path(folder).expanduser() / "hashes.json"
-    return None
+    folder = cache_folder()
+    return None if folder is None else folder / "hashes.json"
 
 
 def _read(cache: Path | None) -> dict[str, dict]:

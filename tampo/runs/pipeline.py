@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from tampo.config import EvaluationConfig, TrainingConfig
+from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.files import atomic_path, write_json
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.provenance import provenance
@@ -76,6 +76,7 @@ def evaluate(
     from tampo.inference.precision import evaluation_dtype
     from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
     from tampo.runs.devices import check_evaluation_device, torch_device
+    from tampo.runs.scaled_models import scaled_model
     from tampo.runs.training_data import check_problem_count, local_model, model_folder
 
     if training is not None and store.load("training", training_identity(training)) is None:
@@ -91,9 +92,14 @@ def evaluate(
         if trained is not None:
             weights = str(trained.folder / "model")
         elif served:  # which has loaded the model and knows it by its name
+            if config.base_logit_scale != 1:
+                raise ConfigError(
+                    f"base_logit_scale {config.base_logit_scale:g}: a vLLM server has the model as it is. Give "
+                    "--eval-engine transformers or vllm."
+                )
             weights = str(local_model(model) or model)
         else:
-            weights = model_folder(model, config.model_revision)
+            weights = scaled_model(model_folder(model, config.model_revision), config.base_logit_scale)
         options: dict[str, Any]
         if config.eval_engine == "transformers":
             device = torch_device(config.device, name)

@@ -27,6 +27,7 @@ from tampo.runs.devices import check_training_device, launch_line, on_gpu
 from tampo.runs.interrupts import Interrupted, StopRequest, check_shutdown_timeout, stop_on_signals
 from tampo.runs.objective import OBJECTIVE
 from tampo.runs.processes import any_process, by_first, process_count
+from tampo.runs.scaled_models import scaled_model
 from tampo.runs.training_data import (
     check_problem_count,
     leave_out_long_prompts,
@@ -212,7 +213,8 @@ def make_trainer(
     _check_processes(config)
     check_training_device(config)
     check_problem_count(config)
-    suite, path = get_suite(config.suite, config.grader), model_folder(config.model, config.model_revision)
+    suite = get_suite(config.suite, config.grader)
+    path = scaled_model(model_folder(config.model, config.model_revision), config.base_logit_scale)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     check_problem_count(config, loaded)

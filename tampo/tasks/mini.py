@@ -1,9 +1,10 @@
 """The mini scale's problems: reasoning-gym families, answer matching, and a teacher that writes solutions.
 
 Questions and answer checks are reasoning-gym's, except those of "leg_choice", a multiple-choice family in place of
-Table 5's commonsense questions. This module adds a train/test split by a hash of the question, worked solutions in
-steps short enough for a tiny model, and the marker of an answer. The teacher can make mistakes: a base model trained on
-them samples right and wrong computations, so reinforcement learning has something to improve.
+Table 5's commonsense questions, and of "lookups" (`tampo.tasks.lookups`). This module adds a train/test split by a hash
+of the question, worked solutions in steps short enough for a tiny model, and the marker of an answer. The teacher can
+make mistakes: a base model trained on them samples right and wrong computations, so reinforcement learning has
+something to improve.
 """
 
 import hashlib
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
+
+from tampo.tasks.lookups import make_lookup, solve_lookups
 
 Split = Literal["train", "test"]
 
@@ -30,6 +33,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 TASKS: tuple[str, ...] = tuple(_CONFIGS)
 CHOICE_TASKS: tuple[str, ...] = ("leg_choice",)  # multiple choice; has a separate base model
+FACT_TASKS: tuple[str, ...] = ("lookups",)  # facts to know by heart; has a separate base model
 
 LETTERS = "ABCDE"
 
@@ -95,7 +99,7 @@ def is_correct(problem: Problem, completion: str) -> bool:
     answer = extract_answer(completion)
     if answer is None:
         return False
-    if problem.task in CHOICE_TASKS:
+    if problem.task in _MAKERS:
         return answer == problem.answer
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
@@ -105,7 +109,12 @@ def is_correct(problem: Problem, completion: str) -> bool:
 
 
 def worked_solution(
-    problem: Problem, rng: random.Random, slip: float = 0.0, skip: float = 0.0, give_up: float = 0.0
+    problem: Problem,
+    rng: random.Random,
+    slip: float = 0.0,
+    skip: float = 0.0,
+    give_up: float = 0.0,
+    habit: float = 0.0,
 ) -> str:
     r"""A solution in steps that ends with `\boxed{answer}`.
 
@@ -115,13 +124,16 @@ def worked_solution(
         slip: Probability that a computed value is wrong; later steps use it.
         skip: Probability that there are no steps, only the result: cheap, but often wrong for a model.
         give_up: Probability that the solution is only `\boxed{?}`, which is never correct.
+        habit: Probability of the habitual value, where the family has wrong habits ("lookups").
     """
     _check_task(problem.task)
     if give_up > 0 and rng.random() < give_up:
         return r"\boxed{?}"
     skipped = skip > 0 and rng.random() < skip
 
-    def write(value: int) -> int:
+    def write(value: int, habitual: int | None = None) -> int:
+        if habitual is not None and habit > 0 and rng.random() < habit:
+            return habitual
         if slip > 0 and rng.random() < slip:
             return value + rng.choice((-10, -2, -1, 1, 2, 10))
         return value
@@ -147,7 +159,7 @@ def _entries(task: str, seed: int) -> Iterator[dict[str, Any]]:
     # reasoning-gym draws item i from seed + i: neighbouring seeds would give shifted copies of one list.
     start = int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:6], "big")
     for index in itertools.count(start):
-        yield make_choice(index) if task in CHOICE_TASKS else _dataset(task)[index]
+        yield _MAKERS[task](index) if task in _MAKERS else _dataset(task)[index]
 
 
 def make_choice(index: int) -> dict[str, Any]:
@@ -179,7 +191,7 @@ def _split_of(question: str) -> Split:
 
 
 # Solvers return the steps and the answer of a problem's metadata; every computed value passes through `write`.
-Write = Callable[[int], int]
+Write = Callable[..., int]
 Metadata = Mapping[str, Any]
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -253,4 +265,8 @@ _SOLVERS: dict[str, Callable[[Metadata, Write], tuple[str, str]]] = {
     "products": _solve_chain,
     "simple_equations": _solve_simple_equations,
     "leg_choice": solve_choice,
+    "lookups": solve_lookups,
 }
+
+# Of the families that are not reasoning-gym's.
+_MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {"leg_choice": make_choice, "lookups": make_lookup}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from tampo.tasks.mini import CHOICE_TASKS, TASKS
+from tampo.tasks.mini import CHOICE_TASKS, FACT_TASKS, TASKS
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Recipe:
     slip: float = 0.1  # its probability of a wrong value
     skip: float = 0.25  # of an answer without steps
     give_up: float = 0.0  # of no answer
+    habit: float = 0.0  # of the value that it is used to, where that is wrong
     problems_per_task: int = 3500  # training problems per family
     batch_size: int = 32  # solutions per step
     learning_rate: float = 3e-3  # peak; a third of it in the noisy steps
@@ -28,6 +29,18 @@ RECIPES: dict[str, Recipe] = {
     "mini-choice": Recipe(tasks=CHOICE_TASKS, steps=1000, slip=0.2, skip=0.25, problems_per_task=8000),
     # Rarely writes the steps to the answer: a base model that must explore.
     "mini-rare": Recipe(slip=0.0, skip=0.0, give_up=0.95),
+    # Wrong by habit about most facts: many rare discoveries. All steps are noisy, since a flawless phase would teach
+    # the facts themselves.
+    "mini-facts": Recipe(
+        tasks=FACT_TASKS,
+        steps=2000,
+        noisy_share=1.0,
+        slip=0.03,
+        skip=0.0,
+        habit=0.95,
+        problems_per_task=760,
+        learning_rate=9e-3,
+    ),
 }
 
 

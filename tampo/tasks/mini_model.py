@@ -150,7 +150,7 @@ def build_mini_model(out_dir: str | Path, recipe: Recipe = RECIPES["mini"], seed
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(build_config(tokenizer))
     noisy_steps = round(recipe.noisy_share * recipe.steps)
-    noise: dict[str, Any] = {"slip": recipe.slip, "skip": recipe.skip, "give_up": recipe.give_up}
+    noise: dict[str, Any] = {name: getattr(recipe, name) for name in ("slip", "skip", "give_up", "habit")}
     phases: list[tuple[str, int, float, dict[str, Any]]] = [
         ("flawless", recipe.steps - noisy_steps, recipe.learning_rate, {}),
         ("noisy", noisy_steps, recipe.learning_rate / 3, noise),

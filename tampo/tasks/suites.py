@@ -117,7 +117,7 @@ def _same_option(problem: Problem, verdict: Verdict) -> Verdict:
     return verdict
 
 
-_MINI = {"mini": mini.TASKS, "mini-choice": mini.CHOICE_TASKS}
+_MINI = {"mini": mini.TASKS, "mini-choice": mini.CHOICE_TASKS, "mini-facts": mini.FACT_TASKS}
 _PUBLISHED = {
     "math": ("open-s1", ("AIME24", "MATH-500", "AMC23", "Minerva", "OlympiadBench")),
     "ecqa": ("ecqa", ("ECQA",)),
@@ -125,7 +125,7 @@ _PUBLISHED = {
 
 
 def get_suite(name: str, grader: Grader = "tampo") -> Suite:
-    """The suite called `name`: "mini", "mini-choice", "math" or "ecqa".
+    """The suite called `name`: "mini", "mini-choice", "mini-facts", "math" or "ecqa".
 
     Args:
         grader: Judges the answers of "math" and "ecqa" (`tampo.grading.grade_math`).

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from tampo.inference.sampling import draw_tokens, sample_completions
+from tampo.inference.sampling import draw_tokens, sample_completions, sample_with_log_probs
 from tests.helpers import sampling_p_value
 
 PROMPTS = ["3+4=", "7=", "12+34=46 1+1=", "5+5="]
@@ -133,10 +133,17 @@ def test_impossible_tokens_are_not_drawn():
 
 
 def test_bad_input_is_named(model, ids):
-    with pytest.raises(ValueError, match="temperature and max_tokens must be positive, got 0.0 and 4"):
-        sample_completions(model, ids, 0.0, 4, [1])
-    with pytest.raises(ValueError, match="temperature and max_tokens must be positive, got 1.0 and 0"):
+    with pytest.raises(ValueError, match="temperature must be 0 or more and max_tokens positive, got -0.5 and 4"):
+        sample_completions(model, ids, -0.5, 4, [1])
+    with pytest.raises(ValueError, match="max_tokens positive, got 1.0 and 0"):
         sample_completions(model, ids, 1.0, 0, [1])
     with pytest.raises(ValueError, match="prompt without tokens"):
         sample_completions(model, [ids[0], []], 1.0, 4, [1])
     assert sample_completions(model, [], 1.0, 4, [1]) == []
+
+
+def test_temperature_zero_is_the_likeliest_token(model, ids):
+    """As greedy generation, and as the limit of low temperatures."""
+    greedy, scores = sample_with_log_probs(model, ids, 0.0, 6, [1])
+    assert greedy == sample_completions(model, ids, 1e-4, 6, [1])
+    assert all(score == 0 for row in scores for score in row)

@@ -123,7 +123,8 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert main(["build-mini-model", str(tmp_path), "--name", "mini-rare", "--seed", "3"]) == 0
     assert seen == [(str(tmp_path), RECIPES["mini-rare"], 3)]
     assert main(["build-mini-model", str(tmp_path), "--name", "maxi"]) == 2
-    assert "Unknown model 'maxi' in --name; known are mini, mini-choice, mini-rare" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Unknown model 'maxi' in --name; known are mini, mini-choice, mini-rare, mini-facts" in said
 
 
 def test_a_missing_model_is_a_clear_error(tmp_path, monkeypatch):
