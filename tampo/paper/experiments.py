@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tampo.config import Params, TrainingConfig
+from tampo.config import ConfigError, Params, TrainingConfig, load_params
 from tampo.runs.jobs import Job
 
 
@@ -33,6 +33,9 @@ CONTROLLER_TITLES = {
     "e3": "E3",
     "exp3": "EXP3",
     "ucb": "UCB",
+    "random": "Random",
+    "score-function": "Score function",
+    "learning-signal": "Learning signal",
 }
 
 
@@ -98,12 +101,41 @@ CONTROLLER_ROWS = (
     _row("ucb", "ucb"),
 )
 
+# Rows of the regret study: a grid of fixed temperatures, schedules, a control, and controllers that learn.
+REGRET_FIXED = tuple(_row(f"fixed-{t:g}", "fixed", temperature=t) for t in (0.6, 0.7, 0.9, 1.0, 1.2, 1.5))
+REGRET_OTHERS = (
+    _TAMPO,
+    _row("tampo-relative", "tampo", "TAMPO (divided twice)", virtual_temperatures="relative"),
+    _row("linear", "linear", start_temperature=0.9, end_temperature=1.5),
+    _row("linear-down", "linear", start_temperature=1.5, end_temperature=0.7),
+    _row("random", "random"),
+    _row("entropy-first", "entropy-target", target=0.0),
+    _row("ucb", "ucb"),
+    _row("score-function", "score-function"),
+    _row("learning-signal", "learning-signal"),
+)
+REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
+
 ABLATION_SEEDS = 3  # an ablation uses the first three seeds; all other experiments use all seeds
 EVALUATION_TEMPERATURES = (0.6, 1.4)  # besides the paper's 1.0
 
 # Parameter files by scale, for experiments with another base model.
 CHOICE_PARAMS = {"smoke": "smoke-choice", "mini": "mini-choice", "paper": "paper-ecqa"}
 RARE_PARAMS = {"smoke": "smoke-rare", "mini": "mini-rare"}
+
+# The regimes of the regret study by scale, each with its title, its parameter file, and what differs from that.
+# Prompts are drawn anew (data_seed), since the base model has seen the others; facts are too few for that.
+REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "smoke": {"arithmetic": ("smoke", {"data_seed": 1}), "facts": ("smoke-facts", {})},
+    "mini": {
+        "arithmetic": ("mini", {"data_seed": 1, "eval_problems": 20}),
+        "facts": ("mini-facts", {"eval_problems": 100}),
+        "flat": ("mini-flat", {"data_seed": 1, "eval_problems": 20}),
+        "rare": ("mini-rare", {"data_seed": 1, "eval_problems": 20}),
+    },
+}
+# Evaluation temperatures of the regret study, with the samples of a problem.
+REGRET_EVALUATIONS: dict[str, dict[float, int]] = {"smoke": {1.0: 4, 0.6: 4}, "mini": {1.0: 64, 0.6: 16}}
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,7 @@ class Experiment:
         one_seed: It is a single training run with the first seed.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
         settings: Parameters in which it differs from its parameter file.
+        regimes: Its rows are made in every regime of the scale (`tampo.paper.regret`).
     """
 
     notebook: str
@@ -133,6 +166,7 @@ class Experiment:
     one_seed: bool = False
     needs_texts: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    regimes: bool = False
 
     @property
     def section(self) -> str:
@@ -153,6 +187,8 @@ class Experiment:
 
     def jobs(self, params: Params) -> list[Job]:
         """The runs it needs with these parameters."""
+        if self.regimes:
+            return list(regret_jobs(params, self.methods).values())
         jobs = list(experiment_jobs(params, self.methods).values())
         for temperature in self.temperatures:
             changed = params.model_copy(update={"eval_temperature": temperature})
@@ -181,6 +217,7 @@ EXPERIMENTS = {
         Experiment("study_exploration", EXPLORATION, "a base model that must explore", RARE_PARAMS, ablation=True),
         Experiment("explore", TRAINED, needs_texts=True),
         Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
+        Experiment("regret", REGRET_ROWS, "rules for the temperature in several regimes", ablation=True, regimes=True),
         Experiment("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
     )
 }
@@ -195,6 +232,33 @@ def experiment_jobs(params: Params, methods: tuple[Method, ...] = TABLE1) -> dic
             training = None if method.changes is None else params.training(seed=seed, **method.changes)
             label = method.title + (f", seed {seed}" if len(params.seeds) > 1 and training else "")
             jobs[method.key, seed] = Job(label, params.evaluation(), training, params.model)
+    return jobs
+
+
+def regime_params(params: Params) -> dict[str, Params]:
+    """The parameters of each regime of a scale; what `params` changes from its scale's file is changed in all of them.
+
+    Raises:
+        ConfigError: The scale has no regimes.
+    """
+    if params.scale not in REGIMES:
+        raise ConfigError(f"The regret study has regimes for {', '.join(REGIMES)}, not for the scale {params.scale!r}.")
+    changes = params.changes(load_params(params.scale))
+    kept = {"workers": params.workers, "output_dir": params.output_dir}
+    return {
+        title: load_params(source, settings | changes | kept)
+        for title, (source, settings) in REGIMES[params.scale].items()
+    }
+
+
+def regret_jobs(params: Params, methods: tuple[Method, ...]) -> dict[tuple[str, float, str, int], Job]:
+    """The runs of `methods` in every regime, by (regime, evaluation temperature, method's key, training seed)."""
+    jobs = {}
+    for regime, config in regime_params(params).items():
+        for temperature, samples in REGRET_EVALUATIONS[params.scale].items():
+            changed = config.model_copy(update={"eval_temperature": temperature, "eval_samples": samples})
+            for (key, seed), job in experiment_jobs(changed, methods).items():
+                jobs[regime, temperature, key, seed] = job
     return jobs
 
 

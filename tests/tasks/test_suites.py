@@ -38,7 +38,7 @@ def test_contract(name):
 
 
 def test_unknown_suite():
-    with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, mini-choice, math, ecqa"):
+    with pytest.raises(ValueError, match="Unknown suite 'maths'; known are mini, mini-choice, mini-facts, math, ecqa"):
         get_suite("maths")
 
 

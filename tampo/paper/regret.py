@@ -1,0 +1,217 @@
+"""Regret over regimes: what a rule for the temperature costs against the best fixed temperature of each regime.
+
+A sweep over fixed temperatures finds the best one of a regime; a rule that needs no sweep should lose little against it
+in every regime. Each benchmark's problems are split in two: the best fixed temperature, and the best temperature for
+the evaluation, are chosen on the first half (validation), and all scores are those of the second half (test). Scores
+are averages over benchmarks; differences are paired by training seed and problem.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from tampo.config import Params
+from tampo.paper.experiments import REGRET_EVALUATIONS, REGRET_FIXED, REGRET_ROWS, Method, regret_jobs
+from tampo.paper.figures import style
+from tampo.runs.jobs import print_line, run_jobs
+from tampo.runs.store import Record, RunStore
+from tampo.stats import Estimate, mean_interval, pass_at_k
+
+KS = (1, 8, 64)
+BEST = "best"  # the evaluation temperature that is chosen on the validation problems
+
+# Pass@k by benchmark, each of shape (seeds, problems), in percent.
+Scores = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class RegretRuns:
+    """The finished runs of the study.
+
+    Attributes:
+        methods: The rows.
+        counts: By (regime, evaluation temperature, method's key): the correct samples of each problem by benchmark,
+            shape (seeds, problems), in the order of the problems.
+        samples: Samples of a problem by evaluation temperature.
+        records: All records by name.
+        runs: The record of each training run, by (regime, method's key, seed).
+    """
+
+    methods: tuple[Method, ...]
+    counts: dict[tuple[str, float, str], dict[str, NDArray[np.int64]]]
+    samples: dict[float, int]
+    records: dict[str, Record]
+    runs: dict[tuple[str, str, int], Record]
+
+    @property
+    def regimes(self) -> list[str]:
+        """Their titles, in order."""
+        return list(dict.fromkeys(regime for regime, *_ in self.counts))
+
+
+def run_regret(
+    params: Params, methods: tuple[Method, ...] = REGRET_ROWS, log: Callable[[str], None] = print_line
+) -> RegretRuns:
+    """Make the missing runs of the study; existing records are reused."""
+    jobs = regret_jobs(params, methods)
+    made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log)
+    counts: dict[tuple[str, float, str], dict[str, list[NDArray[np.int64]]]] = {}
+    records, runs = {}, {}
+    for (regime, temperature, key, seed), (training, evaluation) in zip(jobs, made, strict=True):
+        records[evaluation.name] = evaluation
+        if training is not None:
+            records[training.name] = runs[regime, key, seed] = training
+        found = evaluation.samples().groupby(["benchmark", "problem_id"], sort=False)["correct"].sum()
+        for benchmark, values in found.groupby("benchmark", sort=False):
+            counts.setdefault((regime, temperature, key), {}).setdefault(str(benchmark), []).append(values.to_numpy())
+    arrays = {run: {name: np.array(rows) for name, rows in found.items()} for run, found in counts.items()}
+    return RegretRuns(methods, arrays, REGRET_EVALUATIONS[params.scale], records, runs)
+
+
+def scores(runs: RegretRuns, regime: str, temperature: float, method: str, k: int, test: bool) -> Scores:
+    """Pass@k of one half of the problems: the second half of each benchmark's if `test`, else the first."""
+    found = {}
+    for benchmark, correct in runs.counts[regime, temperature, method].items():
+        middle = correct.shape[1] // 2
+        half = correct[:, middle:] if test else correct[:, :middle]
+        found[benchmark] = np.asarray(100 * pass_at_k(runs.samples[temperature], half, k))
+    return found
+
+
+def mean(values: Scores) -> float:
+    """Over benchmarks, with the same weight."""
+    return float(np.mean([array.mean() for array in values.values()]))
+
+
+def chosen_temperature(runs: RegretRuns, regime: str, method: str, k: int, evaluation: float | str) -> float:
+    """The evaluation temperature: as given, or for `BEST` the one with the highest validation score."""
+    if not isinstance(evaluation, str):
+        return evaluation
+    possible = [t for t, samples in runs.samples.items() if samples >= k]
+    return max(possible, key=lambda t: mean(scores(runs, regime, t, method, k, test=False)))
+
+
+def best_fixed(runs: RegretRuns, regime: str, k: int, evaluation: float | str) -> str:
+    """The key of the fixed temperature with the highest validation score; the first one on a tie."""
+    keys = [method.key for method in runs.methods if method in REGRET_FIXED]
+
+    def validation(key: str) -> float:
+        temperature = chosen_temperature(runs, regime, key, k, evaluation)
+        return mean(scores(runs, regime, temperature, key, k, test=False))
+
+    return max(keys, key=validation)
+
+
+def regret(runs: RegretRuns, regime: str, method: str, k: int, evaluation: float | str) -> list[NDArray[np.float64]]:
+    """Score of the regime's best fixed temperature minus that of `method`, of test problems: positive is a loss.
+
+    Returns:
+        One array (seeds, problems) per benchmark, in points.
+    """
+    rival = best_fixed(runs, regime, k, evaluation)
+    theirs, ours = (
+        scores(runs, regime, chosen_temperature(runs, regime, key, k, evaluation), key, k, test=True)
+        for key in (rival, method)
+    )
+    return [theirs[name] - ours[name] for name in ours]
+
+
+def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) -> pd.DataFrame:
+    """Scores and regret of every method in every regime, with the mean and the worst over regimes.
+
+    Args:
+        k: Of Pass@k.
+        evaluation: The evaluation temperature, or `BEST`.
+
+    Returns:
+        One row per method and regime ("mean" and "worst" last): method, title, regime, score (test problems), regret,
+        low, high (95 % interval), best (whether it is the regime's best fixed temperature on the validation problems),
+        temperature (mean over training).
+    """
+    rows = []
+    for method in runs.methods:
+        estimates: dict[str, Estimate] = {}
+        for regime in runs.regimes:
+            chosen = chosen_temperature(runs, regime, method.key, k, evaluation)
+            estimates[regime] = estimate = mean_interval(regret(runs, regime, method.key, k, evaluation))
+            rows.append(
+                {
+                    "method": method.key,
+                    "title": method.title,
+                    "regime": regime,
+                    "score": mean(scores(runs, regime, chosen, method.key, k, test=True)),
+                    **_ends(estimate),
+                    "best": best_fixed(runs, regime, k, evaluation) == method.key,
+                    "temperature": mean_temperature(runs, regime, method.key),
+                }
+            )
+        for name, summary in (("mean", _mean_of(estimates)), ("worst", max(estimates.values(), key=_value))):
+            rows.append({"method": method.key, "title": method.title, "regime": name, **_ends(summary), "best": False})
+    return pd.DataFrame(rows)
+
+
+def _value(estimate: Estimate) -> float:
+    return estimate.value
+
+
+def _ends(estimate: Estimate) -> dict[str, float]:
+    return {"regret": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _mean_of(estimates: Mapping[str, Estimate]) -> Estimate:
+    """The mean over regimes, which are fixed; their errors are independent, since each has its own runs."""
+    value = float(np.mean([estimate.value for estimate in estimates.values()]))
+    halves = [(estimate.high - estimate.low) / 2 for estimate in estimates.values()]
+    half = float(np.sqrt(np.sum(np.square(halves))) / len(halves))
+    return Estimate(value, value - half, value + half, float("nan"))
+
+
+def mean_temperature(runs: RegretRuns, regime: str, method: str) -> float:
+    """The mean sampling temperature of a method's training runs."""
+    logs = [record.metrics() for (name, key, _), record in runs.runs.items() if (name, key) == (regime, method)]
+    return float(np.mean([log["temperature"].mean() for log in logs]))
+
+
+def heat_map(table: pd.DataFrame) -> Figure:
+    """Regret as a picture of the table: a row for each method, a column for each regime, then the mean and the worst.
+
+    Args:
+        table: From `regret_table`. A frame marks the best fixed temperature of a regime.
+    """
+    titles, columns = list(table["title"].unique()), list(table["regime"].unique())
+    values = table.pivot(index="title", columns="regime", values="regret").loc[titles, columns]
+    best = table.pivot(index="title", columns="regime", values="best").loc[titles, columns]
+    with style():
+        figure, axes = plt.subplots(figsize=(1.6 + 1.15 * len(columns), 1.1 + 0.32 * len(titles)), layout="constrained")
+        limit = max(float(np.nanquantile(values.abs().to_numpy(), 0.9)), 1.0)
+        bar = {"label": "points below the best fixed temperature", "extend": "both"}
+        sns.heatmap(
+            values, annot=True, fmt=".1f", cmap="vlag", center=0, vmin=-limit, vmax=limit, ax=axes, cbar_kws=bar
+        )
+        for row, column in zip(*np.nonzero(best.to_numpy(dtype=bool)), strict=True):
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, linewidth=1.5, edgecolor="black"))
+        axes.axvline(len(columns) - 2, color="white", linewidth=4)
+        axes.axhline(sum(method.title in titles for method in REGRET_FIXED), color="white", linewidth=4)
+        axes.set(xlabel="", ylabel="")
+    return figure
+
+
+def regret_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Mean and worst regret of every method for a reader, by the name of each of `tables` (from `regret_table`)."""
+
+    def text(row: pd.Series) -> str:
+        return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+
+    columns = {}
+    for name, table in tables.items():
+        for summary in ("mean", "worst"):
+            chosen = table[table["regime"] == summary].set_index("title")
+            columns[f"{name}, {summary}"] = chosen.apply(text, axis=1)
+    return pd.DataFrame(columns)

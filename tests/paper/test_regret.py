@@ -1,0 +1,149 @@
+"""Regret: the best fixed temperature is chosen on one half of the problems, and everything is scored on the other."""
+
+import numpy as np
+import pytest
+
+from tampo.config import ConfigError, load_params
+from tampo.paper.experiments import (
+    EXPERIMENTS,
+    REGIMES,
+    REGRET_EVALUATIONS,
+    REGRET_FIXED,
+    REGRET_ROWS,
+    regime_params,
+    regret_jobs,
+)
+from tampo.paper.regret import (
+    BEST,
+    RegretRuns,
+    best_fixed,
+    chosen_temperature,
+    heat_map,
+    regret,
+    regret_rows,
+    regret_table,
+)
+from tampo.paper.results import Method
+
+SAMPLES = 10
+COLD, WARM, RULE = REGRET_FIXED[0], REGRET_FIXED[-1], next(m for m in REGRET_ROWS if m.key == "tampo")
+
+
+class Log:
+    """In place of a record."""
+
+    def __init__(self, temperature):
+        self.temperature = temperature
+
+    def metrics(self):
+        import pandas as pd
+
+        return pd.DataFrame({"temperature": [self.temperature - 0.1, self.temperature + 0.1]})
+
+
+def runs(rates, seeds=3, problems=8):
+    """Runs with given shares of correct samples: {regime: {evaluation T: {method: (validation, test)}}}."""
+    counts = {}
+    for regime, by_temperature in rates.items():
+        for temperature, by_method in by_temperature.items():
+            for key, (validation, test) in by_method.items():
+                half = problems // 2
+                row = [round(validation * SAMPLES)] * half + [round(test * SAMPLES)] * half
+                counts[regime, temperature, key] = {"one": np.array([row] * seeds), "two": np.array([row] * seeds)}
+    methods = (COLD, WARM, RULE)
+    logs = {(regime, m.key, s): Log(1.0) for regime in rates for m in methods for s in range(seeds)}
+    samples = {t: SAMPLES for by in rates.values() for t in by}
+    return RegretRuns(methods, counts, samples, {}, logs)
+
+
+EXAMPLE = {
+    "a": {
+        1.0: {COLD.key: (0.5, 0.3), WARM.key: (0.4, 0.6), RULE.key: (0.4, 0.4)},
+        0.6: {COLD.key: (0.6, 0.5), WARM.key: (0.3, 0.9), RULE.key: (0.6, 0.6)},
+    },
+    "b": {
+        1.0: {COLD.key: (0.1, 0.1), WARM.key: (0.9, 0.8), RULE.key: (0.7, 0.7)},
+        0.6: {COLD.key: (0.1, 0.1), WARM.key: (0.8, 0.9), RULE.key: (0.7, 0.7)},
+    },
+}
+
+
+def test_the_choice_is_by_validation_and_the_score_by_test():
+    found = runs(EXAMPLE)
+    assert best_fixed(found, "a", 1, 1.0) == COLD.key, "though the other is better on test problems"
+    assert best_fixed(found, "b", 1, 1.0) == WARM.key
+    for values in regret(found, "a", RULE.key, 1, 1.0):
+        assert values.shape == (3, 4)
+        np.testing.assert_allclose(values, -10.0)
+    np.testing.assert_allclose(regret(found, "b", RULE.key, 1, 1.0)[0], 10.0)
+    np.testing.assert_allclose(regret(found, "b", WARM.key, 1, 1.0)[0], 0.0)
+
+
+def test_the_best_evaluation_temperature_is_chosen_per_row_on_validation_problems():
+    found = runs(EXAMPLE)
+    assert chosen_temperature(found, "a", COLD.key, 1, BEST) == 0.6
+    assert chosen_temperature(found, "a", WARM.key, 1, BEST) == 1.0
+    assert chosen_temperature(found, "a", WARM.key, 1, 0.6) == 0.6
+    np.testing.assert_allclose(regret(found, "a", RULE.key, 1, BEST)[0], -10.0)  # 50 at 0.6 against 60
+
+
+def test_table_with_mean_and_worst():
+    table = regret_table(runs(EXAMPLE)).set_index(["method", "regime"])
+    assert table.loc[(RULE.key, "a"), "score"] == pytest.approx(40)
+    assert table.loc[(RULE.key, "mean"), "regret"] == pytest.approx(0.0)
+    assert table.loc[(RULE.key, "worst"), "regret"] == pytest.approx(10.0)
+    assert table.loc[(COLD.key, "worst"), "regret"] == pytest.approx(70.0)
+    assert table["best"].sum() == 2
+    assert table.loc[(RULE.key, "a"), "temperature"] == pytest.approx(1.0)
+    shown = regret_rows({"pass@1": table.reset_index()})
+    assert shown.loc[RULE.title, "pass@1, worst"] == "10.0 (10.0 to 10.0)"
+
+
+def test_the_interval_of_a_mean_over_regimes_is_that_of_independent_errors():
+    """Over many draws, it covers the truth as often as it says."""
+    covered, generator = 0, np.random.default_rng(0)
+    for _ in range(200):
+        found = runs(EXAMPLE, seeds=4, problems=40)
+        for key in list(found.counts):
+            rate = {COLD.key: 0.3, WARM.key: 0.5, RULE.key: 0.4}[key[2]]
+            for benchmark in found.counts[key]:
+                found.counts[key][benchmark] = generator.binomial(SAMPLES, rate, (4, 40))
+        row = regret_table(found).set_index(["method", "regime"]).loc[(RULE.key, "mean")]
+        covered += row["low"] <= 10.0 <= row["high"]
+    assert 0.92 <= covered / 200 <= 1.0
+
+
+def test_pass_at_k_needs_as_many_samples():
+    with pytest.raises(ValueError, match="k must be between 1 and the number of samples"):
+        regret_table(runs(EXAMPLE), k=64)
+    assert regret_table(runs(EXAMPLE), k=8)["score"].max() <= 100
+
+
+@pytest.mark.parametrize("scale", REGIMES)
+def test_every_regime_makes_every_row_at_every_evaluation_temperature(scale):
+    params = load_params(scale, {"seeds": [0, 1], "max_steps": 5})
+    jobs = regret_jobs(params, REGRET_ROWS)
+    regimes, evaluations = REGIMES[scale], REGRET_EVALUATIONS[scale]
+    assert len(jobs) == len(regimes) * len(evaluations) * len(REGRET_ROWS) * 2
+    trained = {(regime, key, seed): set() for regime, _, key, seed in jobs}
+    for (regime, temperature, key, seed), job in jobs.items():
+        assert (job.evaluation.eval_temperature, job.evaluation.eval_samples) == (temperature, evaluations[temperature])
+        assert (job.training.max_steps, job.training.seed) == (5, seed)
+        trained[regime, key, seed].add(job.training.model_dump_json())
+    assert all(len(texts) == 1 for texts in trained.values()), "one training run for all evaluations"
+    assert EXPERIMENTS["regret"].jobs(params)
+    assert {params.suite for params in regime_params(params).values()} >= {"mini", "mini-facts"}
+    assert all(isinstance(row, Method) for row in REGRET_ROWS)
+
+
+def test_other_scales_have_no_regimes():
+    with pytest.raises(ConfigError, match="regimes for smoke, mini, not for the scale 'paper'"):
+        regime_params(load_params("paper"))
+
+
+def test_heat_map_shows_every_method_and_regime():
+    table = regret_table(runs(EXAMPLE))
+    axes = heat_map(table).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "mean", "worst"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [COLD.title, WARM.title, RULE.title]
+    assert sum(patch.get_edgecolor() == (0, 0, 0, 1) for patch in axes.patches) == 2, "the best of each regime"
