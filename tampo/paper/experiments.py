@@ -219,6 +219,7 @@ EXPERIMENTS = {
         Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
         Experiment("regret", REGRET_ROWS, "rules for the temperature in several regimes", ablation=True, regimes=True),
         Experiment("study_power"),
+        Experiment("study_theory"),
         Experiment("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
     )
 }

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tampo.paper.experiments import CONTROLLER_ROWS, TABLE1, Method
+from tampo.paper.experiments import CONTROLLER_ROWS, REGRET_ROWS, TABLE1, Method
 from tampo.paper.optimal_temperature import convergence, convergence_summary, fisher_information, weight_table
 from tampo.paper.results import Result
 from tampo.paper.study_figures import (
@@ -87,14 +87,14 @@ def test_dots_are_the_values(result):
     plt.close(figure)
 
 
-def test_the_comparison_has_every_controller_and_the_runs_of_table_1():
+def test_the_comparisons_have_every_controller_and_the_runs_of_table_1():
     from tampo.controllers.registry import CONTROLLERS
 
     assert CONTROLLER_ROWS[: len(TABLE1)] == TABLE1
-    assert {method.changes["temperature_controller"] for method in CONTROLLER_ROWS if method.changes} == set(
-        CONTROLLERS
-    )
-    assert len({method.key for method in CONTROLLER_ROWS}) == len(CONTROLLER_ROWS)
+    rows = [method for method in (*CONTROLLER_ROWS, *REGRET_ROWS) if method.changes]
+    assert {method.changes["temperature_controller"] for method in rows} == set(CONTROLLERS)
+    for comparison in (CONTROLLER_ROWS, REGRET_ROWS):
+        assert len({method.key for method in comparison}) == len(comparison)
 
 
 def test_evaluation_figure_says_what_it_shows():
