@@ -115,6 +115,7 @@ REGRET_OTHERS = (
     _row("learning-signal", "learning-signal"),
 )
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
+_REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO, REGRET_OTHERS[-1])
 
 ABLATION_SEEDS = 3  # an ablation uses the first three seeds; all other experiments use all seeds
 EVALUATION_TEMPERATURES = (0.6, 1.4)  # besides the paper's 1.0
@@ -188,7 +189,7 @@ class Experiment:
     def jobs(self, params: Params) -> list[Job]:
         """The runs it needs with these parameters."""
         if self.regimes:
-            return list(regret_jobs(params, self.methods).values())
+            return list(regret_jobs(params).values())
         jobs = list(experiment_jobs(params, self.methods).values())
         for temperature in self.temperatures:
             changed = params.model_copy(update={"eval_temperature": temperature})
@@ -253,13 +254,21 @@ def regime_params(params: Params) -> dict[str, Params]:
     }
 
 
-def regret_jobs(params: Params, methods: tuple[Method, ...]) -> dict[tuple[str, float, str, int], Job]:
-    """The runs of `methods` in every regime, by (regime, evaluation temperature, method's key, training seed)."""
-    jobs = {}
+def regret_methods(params: Params) -> tuple[Method, ...]:
+    """The rows of the regret study: all, or a few at the smoke scale."""
+    return _REGRET_SMOKE if params.scale == "smoke" else REGRET_ROWS
+
+
+def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
+    """The runs of the regret study, by (regime, evaluation temperature, method's key, training seed).
+
+    The base model is evaluated too, once.
+    """
+    jobs, methods = {}, regret_methods(params)
     for regime, config in regime_params(params).items():
         for temperature, samples in REGRET_EVALUATIONS[params.scale].items():
             changed = config.model_copy(update={"eval_temperature": temperature, "eval_samples": samples})
-            for (key, seed), job in experiment_jobs(changed, methods).items():
+            for (key, seed), job in experiment_jobs(changed, (BASE, *methods)).items():
                 jobs[regime, temperature, key, seed] = job
     return jobs
 

@@ -15,11 +15,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from tampo.config import Params
-from tampo.paper.experiments import REGRET_EVALUATIONS, REGRET_FIXED, REGRET_ROWS, Method, regret_jobs
-from tampo.paper.figures import style
+from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Method, regret_jobs, regret_methods
+from tampo.paper.figures import PALETTE, style
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import Estimate, mean_interval, pass_at_k
@@ -56,11 +57,9 @@ class RegretRuns:
         return list(dict.fromkeys(regime for regime, *_ in self.counts))
 
 
-def run_regret(
-    params: Params, methods: tuple[Method, ...] = REGRET_ROWS, log: Callable[[str], None] = print_line
-) -> RegretRuns:
+def run_regret(params: Params, log: Callable[[str], None] = print_line) -> RegretRuns:
     """Make the missing runs of the study; existing records are reused."""
-    jobs = regret_jobs(params, methods)
+    jobs = regret_jobs(params)
     made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log)
     counts: dict[tuple[str, float, str], dict[str, list[NDArray[np.int64]]]] = {}
     records, runs = {}, {}
@@ -72,7 +71,7 @@ def run_regret(
         for benchmark, values in found.groupby("benchmark", sort=False):
             counts.setdefault((regime, temperature, key), {}).setdefault(str(benchmark), []).append(values.to_numpy())
     arrays = {run: {name: np.array(rows) for name, rows in found.items()} for run, found in counts.items()}
-    return RegretRuns(methods, arrays, REGRET_EVALUATIONS[params.scale], records, runs)
+    return RegretRuns(regret_methods(params), arrays, REGRET_EVALUATIONS[params.scale], records, runs)
 
 
 def scores(runs: RegretRuns, regime: str, temperature: float, method: str, k: int, test: bool) -> Scores:
@@ -177,6 +176,46 @@ def mean_temperature(runs: RegretRuns, regime: str, method: str) -> float:
     """The mean sampling temperature of a method's training runs."""
     logs = [record.metrics() for (name, key, _), record in runs.runs.items() if (name, key) == (regime, method)]
     return float(np.mean([log["temperature"].mean() for log in logs]))
+
+
+def pass_curves(runs: RegretRuns, regime: str, methods: tuple[str, ...] = ("tampo",)) -> pd.DataFrame:
+    """Pass@k of the test problems at T = 1, for k up to the samples: base, best fixed temperature, `methods`.
+
+    Beyond some k a base model often passes what was trained from it: training finds answers in fewer samples, and
+    forgets others.
+
+    Returns:
+        Columns title, k (powers of 2, and the number of samples), value.
+    """
+    samples, fixed = runs.samples[1.0], best_fixed(runs, regime, 1, 1.0)
+    titles = {method.key: method.title for method in runs.methods} | {BASE.key: BASE.title}
+    titles[fixed] += ", the best fixed one"
+    ks = sorted({*(2**power for power in range(samples.bit_length()) if 2**power <= samples), samples})
+    rows = [
+        {"title": titles[key], "k": k, "value": mean(scores(runs, regime, 1.0, key, k, test=True))}
+        for key in (BASE.key, fixed, *methods)
+        for k in ks
+    ]
+    return pd.DataFrame(rows)
+
+
+def pass_figure(runs: RegretRuns) -> Figure:
+    """`pass_curves` of every regime, a panel for each."""
+    with style():
+        count = len(runs.regimes)
+        figure, panels = plt.subplots(1, count, figsize=(2.9 * count, 3.4), layout="constrained", squeeze=False)
+        for axes, regime in zip(panels[0], runs.regimes, strict=True):
+            curves = pass_curves(runs, regime)
+            looks = zip(curves.groupby("title", sort=False), "os^D", strict=False)
+            for number, ((title, curve), marker) in enumerate(looks):
+                axes.plot(curve["k"], curve["value"], color=PALETTE[number], marker=marker, ms=4, label=title)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.set(title=regime, xlabel="samples k", ylim=(0, 103))
+            axes.legend(frameon=False, fontsize="x-small", loc="lower right")
+            sns.despine(ax=axes)
+        panels[0][0].set_ylabel("Pass@k, %")
+    return figure
 
 
 def heat_map(table: pd.DataFrame) -> Figure:

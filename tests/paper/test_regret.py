@@ -12,6 +12,7 @@ from tampo.paper.experiments import (
     REGRET_ROWS,
     regime_params,
     regret_jobs,
+    regret_methods,
 )
 from tampo.paper.regret import (
     BEST,
@@ -19,11 +20,12 @@ from tampo.paper.regret import (
     best_fixed,
     chosen_temperature,
     heat_map,
+    pass_curves,
+    pass_figure,
     regret,
     regret_rows,
     regret_table,
 )
-from tampo.paper.results import Method
 
 SAMPLES = 10
 COLD, WARM, RULE = REGRET_FIXED[0], REGRET_FIXED[-1], next(m for m in REGRET_ROWS if m.key == "tampo")
@@ -122,23 +124,40 @@ def test_pass_at_k_needs_as_many_samples():
 @pytest.mark.parametrize("scale", REGIMES)
 def test_every_regime_makes_every_row_at_every_evaluation_temperature(scale):
     params = load_params(scale, {"seeds": [0, 1], "max_steps": 5})
-    jobs = regret_jobs(params, REGRET_ROWS)
+    jobs, methods = regret_jobs(params), regret_methods(params)
     regimes, evaluations = REGIMES[scale], REGRET_EVALUATIONS[scale]
-    assert len(jobs) == len(regimes) * len(evaluations) * len(REGRET_ROWS) * 2
-    trained = {(regime, key, seed): set() for regime, _, key, seed in jobs}
+    assert len(jobs) == len(regimes) * len(evaluations) * (len(methods) * 2 + 1), "and the base model once"
+    trained = {(regime, key, seed): set() for regime, _, key, seed in jobs if key != "base"}
     for (regime, temperature, key, seed), job in jobs.items():
         assert (job.evaluation.eval_temperature, job.evaluation.eval_samples) == (temperature, evaluations[temperature])
+        if key == "base":
+            assert job.training is None
+            continue
         assert (job.training.max_steps, job.training.seed) == (5, seed)
         trained[regime, key, seed].add(job.training.model_dump_json())
     assert all(len(texts) == 1 for texts in trained.values()), "one training run for all evaluations"
     assert EXPERIMENTS["regret"].jobs(params)
     assert {params.suite for params in regime_params(params).values()} >= {"mini", "mini-facts"}
-    assert all(isinstance(row, Method) for row in REGRET_ROWS)
+    assert all(method in REGRET_ROWS for method in methods)
+    assert methods == REGRET_ROWS or scale == "smoke"
 
 
 def test_other_scales_have_no_regimes():
     with pytest.raises(ConfigError, match="regimes for smoke, mini, not for the scale 'paper'"):
         regime_params(load_params("paper"))
+
+
+def test_pass_curves_are_pass_at_k_of_the_test_problems():
+    found = runs(EXAMPLE)
+    found.counts["a", 1.0, "base"] = {"one": np.array([[5] * 4 + [1] * 4]), "two": np.array([[5] * 4 + [3] * 4])}
+    curves = pass_curves(found, "a").set_index(["title", "k"])["value"]
+    assert curves["Base model", 1] == pytest.approx(20.0)
+    assert curves["Base model", SAMPLES] == 100.0
+    assert curves[RULE.title, 1] == pytest.approx(40.0)
+    assert set(curves.index.get_level_values("k")) == {1, 2, 4, 8, 10}
+    assert {title for title, _ in curves.index} == {"Base model", f"{COLD.title}, the best fixed one", RULE.title}
+    found.counts["b", 1.0, "base"] = found.counts["a", 1.0, "base"]
+    assert len(pass_figure(found).axes) == 2
 
 
 def test_heat_map_shows_every_method_and_regime():
