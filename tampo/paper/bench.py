@@ -52,6 +52,7 @@ class Size:
         part_rounds: Rounds of the LM head and of start-up.
         head: The LM head; by default the paper's.
         paper_step: Changes that make steps as large as the paper's (section 4.1), and their number.
+        memory: Whether peaks of memory are measured, each in a process of its own.
     """
 
     steps: int = 5
@@ -67,9 +68,10 @@ class Size:
             "max_steps": 10,
         }
     )
+    memory: bool = True
 
 
-SIZES = {"smoke": Size(2, 1, 1, 1, HeadShape(64, 2000, 64), {})}
+SIZES = {"smoke": Size(2, 1, 1, 1, HeadShape(64, 2000, 64), {}, memory=False)}
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,13 @@ def measurements(params: Params) -> dict[str, Measurement]:
         found["paper_steps"] = Measurement(
             training_identity(paper) | rounds, 1, partial(measure_steps, paper, size.long_rounds, ("grpo", "fast"))
         )
-        found["memory"] = Measurement(
-            training_identity(short),
-            1,
-            lambda: pd.DataFrame([{"case": case, "megabytes": step_memory(short, case)} for case in ("grpo", "tampo")]),
-        )
+        if size.memory:
+            cases = ("grpo", "tampo")
+            found["memory"] = Measurement(
+                training_identity(short),
+                1,
+                lambda: pd.DataFrame([{"case": case, "megabytes": step_memory(short, case)} for case in cases]),
+            )
         found["evaluation"] = Measurement(
             evaluation_identity(evaluation, params.model, None) | rounds,
             1,
@@ -124,7 +128,8 @@ def measurements(params: Params) -> dict[str, Measurement]:
         )
     shape, rounds = asdict(size.head), {"rounds": size.part_rounds}
     found["head"] = Measurement(shape | rounds, cores, partial(measure_head, size.head, size.part_rounds))
-    found["head_memory"] = Measurement(shape, cores, lambda: pd.DataFrame([head_memory(size.head)]))
+    if size.memory:
+        found["head_memory"] = Measurement(shape, cores, lambda: pd.DataFrame([head_memory(size.head)]))
     found["likelihoods"] = Measurement(shape | rounds, cores, partial(measure_likelihoods, size.head, size.part_rounds))
     found["starts"] = Measurement(rounds, 1, partial(measure_starts, size.part_rounds))
     return found

@@ -66,14 +66,14 @@ def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The results of all benchmarks: ratios of times, with 95 % intervals where there are pairs.
 
     Args:
-        tables: All of `tampo.paper.bench.Benchmarks.tables`.
+        tables: Those of `tampo.paper.bench.Benchmarks.tables` that there are.
 
     Returns:
         Columns measured, value, low, high (NaN if nothing was repeated), unit, goal.
     """
     rows = []
     if "steps" in tables:
-        steps, memory = tables["steps"], tables["memory"].set_index("case")["megabytes"]
+        steps = tables["steps"]
         large = step_ratio(tables["paper_steps"], "fast")
         rows += [
             _row("step of TAMPO / of TRL's GRPO, the same rollouts", step_ratio(steps, "tampo"), "≤ 1.01"),
@@ -81,14 +81,19 @@ def summarise(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             _row("step as tampo trains / of TRL's GRPO", step_ratio(steps, "fast")),
             _row("outer loop / rest of that step", outer_loop_ratio(steps, "fast")),
             _row("step as tampo trains / of TRL's GRPO, 32 × 8 rollouts", large, "≤ 0.6"),
-            _row("peak memory of TAMPO / of TRL's GRPO", memory["tampo"] / memory["grpo"]),
         ]
-    head, peak = tables["head"], tables["head_memory"].iloc[0]
-    rows += [
-        _row("K likelihoods / LM head forward and backward", ratio(head["likelihoods"], head["head"]), "≤ 0.25"),
-        _row("K likelihoods, memory above the LM head's", peak["with likelihoods"] - peak["alone"], "≤ 256", "MB"),
-        *_growth(tables["likelihoods"]),
-    ]
+    if "memory" in tables:
+        memory = tables["memory"].set_index("case")["megabytes"]
+        rows.append(_row("peak memory of TAMPO / of TRL's GRPO", memory["tampo"] / memory["grpo"]))
+    head = tables["head"]
+    rows.append(
+        _row("K likelihoods / LM head forward and backward", ratio(head["likelihoods"], head["head"]), "≤ 0.25")
+    )
+    if "head_memory" in tables:
+        peak = tables["head_memory"].iloc[0]
+        above = peak["with likelihoods"] - peak["alone"]
+        rows.append(_row("K likelihoods, memory above the LM head's", above, "≤ 256", "MB"))
+    rows += _growth(tables["likelihoods"])
     if "evaluation" in tables:
         speed = tables["evaluation"].assign(rate=lambda table: table["tokens"] / table["seconds"])
         rates = speed.pivot(index="round", columns="case", values="rate")

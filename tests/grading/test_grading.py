@@ -362,7 +362,7 @@ def test_verdicts_on_real_completions_are_their_labels(pool):
 
 @needs_data
 def test_the_plain_library_is_right_less_often(pool):
-    cases = [row for row in rows("graded_completions") if row["set"] == "minerva_math"]  # with units and e-notation
+    cases = [row for row in rows("graded_completions") if row["set"] == "minerva_math"][::4]  # units and e-notation
     verdicts = pool.grade([row["completion"] for row in cases], [row["gold"] for row in cases], grader="math-verify")
     right = sum(verdict.correct == row["truth"] for row, verdict in zip(cases, verdicts, strict=True))
     assert 0.9 * len(cases) <= right < len(cases) - 1
