@@ -172,7 +172,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         *("vllm_server_base_url", "report_to", "vllm_gpu_memory_utilization"),
         *("grader", "device"),  # tampo.runs.identity adds them where they decide something
         "use_bias_correction_kl",  # without a KL term
-        "base_logit_scale",  # where it is 1, as before it was a parameter
+        *("base_logit_scale", "use_adaptive_entropy", "entropy_target"),  # as before they were parameters
         # without vLLM
         *(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")),
     }

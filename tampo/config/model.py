@@ -48,6 +48,7 @@ _BEFORE: dict[str, Any] = {
     "vllm_importance_sampling_clip_min": None,
     "eval_dtype": "auto",
     "base_logit_scale": 1.0,
+    "use_adaptive_entropy": False,
 }
 
 
@@ -153,6 +154,12 @@ class TrainingConfig(_DataConfig):
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
     use_bias_correction_kl: bool = Field(
         False, description="Multiply the KL term by the ratio, TRL's default; Eq. 13 does not."
+    )
+    use_adaptive_entropy: bool = Field(
+        False, description="TRL's bonus for entropy, whose weight rises while the entropy is below entropy_target."
+    )
+    entropy_target: float = Field(
+        0.2, gt=0, description="Entropy to hold by use_adaptive_entropy, in nats per token (TRL's default: 0.2)."
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Precision = Field("auto", description="auto: fp32 on CPU, bf16 where the GPU has it, else fp16.")
@@ -263,6 +270,8 @@ class TrainingConfig(_DataConfig):
             idle.add("processes")  # one server draws for all
         if self.beta == 0:
             idle.add("use_bias_correction_kl")
+        if not self.use_adaptive_entropy:
+            idle.add("entropy_target")
         weights = {name for name in type(self).model_fields if name.startswith("vllm_importance_sampling_")}
         if self.rollout_engine == "transformers":
             idle |= weights

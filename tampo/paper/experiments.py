@@ -113,6 +113,7 @@ REGRET_OTHERS = (
     _row("ucb", "ucb"),
     _row("score-function", "score-function"),
     _row("learning-signal", "learning-signal"),
+    _row("entropy-bonus", "fixed", "GRPO (T = 1), entropy bonus", temperature=1.0, use_adaptive_entropy=True),
 )
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
 _REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO)

@@ -23,7 +23,6 @@ OBJECTIVE: dict[str, Any] = {
     "off_policy_mask_threshold": None,
     # Further terms
     "entropy_coef": 0.0,
-    "use_adaptive_entropy": False,
     "router_aux_loss_coef": None,
     # The reference model, and the distribution that is sampled
     "sync_ref_model": False,

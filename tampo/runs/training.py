@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pyarrow
 import torch
+import trl
 from datasets import Dataset
 from pyarrow import parquet
 from transformers import AutoTokenizer, TrainerCallback
@@ -74,9 +75,11 @@ def trainer_config(config: TrainingConfig, folder: Path, processes: int = 1) -> 
     """The `TAMPOConfig` of a training run in `folder`: GRPO of Eq. 13 with the schedule of section 4.1.
 
     Raises:
-        ConfigError: The processes cannot share the rollouts of a step evenly, or the precision or the device is not
-            supported.
+        ConfigError: The processes cannot share the rollouts of a step evenly, or the precision, the device or the
+            entropy bonus is not supported.
     """
+    if config.use_adaptive_entropy and "use_adaptive_entropy" not in _SHARED:
+        raise ConfigError(f"use_adaptive_entropy: TRL {trl.__version__} has no such bonus. Install TRL 1.16.")
     gpu = on_gpu(config.device, config.model, config.rollout_engine)
     dtype, bf16, fp16 = precision(config.precision, gpu)
     rollouts, at_once = config.prompts_per_step * config.num_generations, config.per_device_train_batch_size * processes

@@ -23,7 +23,7 @@ KNOWN = pytest.mark.skipif(
 # by a setting of the table that is off (entropy_coef_max, vespo_k_pos, ...).
 OTHERS = {
     "bf16", "cache_implementation", "chat_template_kwargs", "ds3_gather_for_generation", "entropy_coef_delta",
-    "entropy_coef_max", "entropy_coef_min", "entropy_target", "generation_batch_size", "gradient_checkpointing",
+    "entropy_coef_max", "entropy_coef_min", "generation_batch_size", "gradient_checkpointing",
     "log_completions", "log_completions_hub_repo", "log_multimodal", "log_unique_prompts", "logging_steps",
     "max_tool_calling_iterations", "model_init_kwargs", "num_completions_to_print", "num_generations_eval",
     "pad_to_multiple_of", "ref_model_mixup_alpha", "ref_model_sync_steps", "remove_unused_columns",
