@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import mannwhitneyu, trim_mean
 
-from tampo.stats import Estimate, deviation_interval, holm, mean_interval, pass_at_k
+from tampo.stats import (
+    Estimate,
+    deviation_interval,
+    holm,
+    iqm,
+    mean_interval,
+    pass_at_k,
+    probability_of_improvement,
+)
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -131,3 +140,26 @@ def test_deviation_interval_covers():
     samples = [deviation_interval(generator.normal(0, 2, 5)) for _ in range(500)]
     assert 0.92 < np.mean([s.low <= 2 <= s.high for s in samples]) < 0.98
     assert not np.isfinite(deviation_interval(np.array([1.0])).high)
+
+
+def test_iqm_is_a_trimmed_mean():
+    """As scipy's, which the library of Agarwal et al. calls."""
+    generator = np.random.default_rng(0)
+    for shape in [(1,), (3,), (4,), (7,), (5, 3), (10, 26)]:
+        scores = generator.normal(size=shape)
+        assert iqm(scores) == pytest.approx(trim_mean(scores, 0.25, axis=None))
+    assert iqm([1.0, 2.0, 3.0, 1e9]) == 2.5
+    with pytest.raises(ValueError, match="at least one score"):
+        iqm([])
+
+
+def test_probability_of_improvement_is_mann_whitneys():
+    """As that library computes it, with ties."""
+    generator = np.random.default_rng(0)
+    ours, theirs = generator.integers(0, 6, (5, 4)).astype(float), generator.integers(0, 6, (7, 4)).astype(float)
+    u = [mannwhitneyu(ours[:, task], theirs[:, task], alternative="greater").statistic for task in range(4)]
+    assert probability_of_improvement(ours, theirs) == pytest.approx(np.mean(u) / 35)
+    assert probability_of_improvement(ours, ours) == pytest.approx(0.5)
+    assert probability_of_improvement(ours + 10, theirs) == 1.0
+    with pytest.raises(ValueError, match="same tasks"):
+        probability_of_improvement(ours, theirs[:, :3])

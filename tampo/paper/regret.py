@@ -23,7 +23,7 @@ from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Meth
 from tampo.paper.figures import PALETTE, style
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
-from tampo.stats import Estimate, mean_interval, pass_at_k
+from tampo.stats import Estimate, iqm, mean_interval, pass_at_k, probability_of_improvement
 
 KS = (1, 8, 64)
 BEST = "best"  # the evaluation temperature that is chosen on the validation problems
@@ -178,6 +178,34 @@ def mean_temperature(runs: RegretRuns, regime: str, method: str) -> float:
     return float(np.mean([log["temperature"].mean() for log in logs]))
 
 
+def task_scores(runs: RegretRuns, method: str | None, k: int = 1, evaluation: float | str = 1.0) -> NDArray[np.float64]:
+    """Test scores of every training seed on every task, a benchmark of a regime: shape (seeds, tasks), in percent.
+
+    `method` None is the best fixed temperature of each regime.
+    """
+    columns = []
+    for regime in runs.regimes:
+        key = best_fixed(runs, regime, k, evaluation) if method is None else method
+        chosen = chosen_temperature(runs, regime, key, k, evaluation)
+        columns += [array.mean(axis=1) for array in scores(runs, regime, chosen, key, k, test=True).values()]
+    return np.array(columns).T
+
+
+def robust_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) -> pd.DataFrame:
+    """Beside means: the interquartile mean over tasks and seeds, and how often a run beats one of the best fixed T.
+
+    Returns:
+        One row per method: title, iqm (percent), improvement (`tampo.stats.probability_of_improvement`; 0.5 is even).
+    """
+    best = task_scores(runs, None, k, evaluation)
+    rows = []
+    for method in runs.methods:
+        ours = task_scores(runs, method.key, k, evaluation)
+        row = {"title": method.title, "iqm": iqm(ours), "improvement": probability_of_improvement(ours, best)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def pass_curves(runs: RegretRuns, regime: str, methods: tuple[str, ...] = ("tampo",)) -> pd.DataFrame:
     """Pass@k of the test problems at T = 1, for k up to the samples: base, best fixed temperature, `methods`.
 
@@ -242,8 +270,11 @@ def heat_map(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def regret_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Mean and worst regret of every method for a reader, by the name of each of `tables` (from `regret_table`)."""
+def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Mean and worst regret of every method for a reader, by the name of each of `tables` (from `regret_table`).
+
+    `robust`: From `robust_table`, two more columns.
+    """
 
     def text(row: pd.Series) -> str:
         return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
@@ -253,4 +284,8 @@ def regret_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for summary in ("mean", "worst"):
             chosen = table[table["regime"] == summary].set_index("title")
             columns[f"{name}, {summary}"] = chosen.apply(text, axis=1)
+    if robust is not None:
+        by_title = robust.set_index("title")
+        columns["IQM of Pass@1"] = by_title["iqm"].map("{:.1f}".format)
+        columns["better than the best fixed T"] = by_title["improvement"].map("{:.0%}".format)
     return pd.DataFrame(columns)

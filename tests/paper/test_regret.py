@@ -25,6 +25,8 @@ from tampo.paper.regret import (
     regret,
     regret_rows,
     regret_table,
+    robust_table,
+    task_scores,
 )
 
 SAMPLES = 10
@@ -113,6 +115,19 @@ def test_the_interval_of_a_mean_over_regimes_is_that_of_independent_errors():
         row = regret_table(found).set_index(["method", "regime"]).loc[(RULE.key, "mean")]
         covered += row["low"] <= 10.0 <= row["high"]
     assert 0.92 <= covered / 200 <= 1.0
+
+
+def test_iqm_and_improvement_are_over_tasks_and_seeds():
+    """The rule has 40 % on both tasks of a and 70 % on those of b; the best fixed ones have 30 % and 80 %."""
+    found = runs(EXAMPLE)
+    np.testing.assert_allclose(task_scores(found, RULE.key), [[40, 40, 70, 70]] * 3)
+    np.testing.assert_allclose(task_scores(found, None), [[30, 30, 80, 80]] * 3)
+    robust = robust_table(found).set_index("title")
+    assert robust.loc[RULE.title, "iqm"] == pytest.approx(55)
+    assert robust.loc[RULE.title, "improvement"] == pytest.approx(0.5)
+    assert robust.loc[WARM.title, "improvement"] == pytest.approx(0.75), "above in a, equal in b"
+    shown = regret_rows({"pass@1": regret_table(found)}, robust_table(found))
+    assert shown.loc[WARM.title, "better than the best fixed T"] == "75%"
 
 
 def test_pass_at_k_needs_as_many_samples():
