@@ -18,6 +18,7 @@ from tampo.config import Params, load_params
 from tampo.options import add_parameters
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.tasks import mini, published
+from tampo.tasks.mini_assets import RECIPES
 from tampo.tasks.overlaps import overlaps
 from tests.helpers import ROOT
 
@@ -215,6 +216,15 @@ def test_data_cards_of_made_families():
         assert numbers == ((params.train_problems,), (params.eval_problems,))
         mini.make_problems(name, params.train_problems, 0, "train")  # raises where there are fewer
     assert f"at most {load_params('mini').max_completion_length} tokens" in DATA
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("task", "share"), [("gcd", "99 % in `gcd`"), ("chain_sum", "11 % in `chain_sum`")])
+def test_share_of_questions_that_the_base_model_has_seen(task, share):
+    seen = {problem.question for problem in mini.make_problems(task, RECIPES["mini"].problems_per_task, 0)}
+    again = [problem.question in seen for problem in mini.make_problems(task, 2000, seed=1)]
+    assert f"{100 * sum(again) / len(again):.0f} % in `{task}`" == share
+    assert share in DATA
 
 
 @pytest.mark.heavy
