@@ -39,11 +39,16 @@ CONTROLLER_TITLES = {
 }
 
 
+_SHOWN_STAGES = 6
+
+
 def controller_title(name: str, parameters: Mapping[str, Any]) -> str:
     """The title of a controller with these parameters; its name if it has no title."""
 
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):
+            if len(value) > _SHOWN_STAGES:
+                return f"{text(value[0])} ... {text(value[-1])}, {len(value)} stages"
             return ", ".join(map(text, value))
         return f"{value:g}" if isinstance(value, int | float) else str(value)
 
