@@ -10,7 +10,7 @@ from tampo.config import load_params
 from tampo.controllers.base import RunSettings
 from tampo.controllers.registry import make_controller
 from tampo.paper import replay
-from tampo.paper.experiments import REGRET_EVALUATIONS
+from tampo.paper.experiments import REGRET_EVALUATIONS, controller_title
 from tampo.paper.regret import RegretRuns
 from tampo.paper.replay import replay_jobs, run_replay
 
@@ -62,6 +62,9 @@ def test_each_seed_replays_the_next_one():
             "staged", job.training.temperature_controller_kwargs, RunSettings(total_steps=STEPS)
         )
         assert [controller.temperature(step) for step in range(STEPS)] == Log(other).temperatures
+        assert (
+            controller_title("staged", stages) == f"Staged ({0.6 + 0.1 * other:g} ... {0.9 + 0.1 * other:g}, 7 stages)"
+        )
 
 
 def test_a_single_seed_has_nothing_to_replay():
