@@ -58,13 +58,11 @@ def test_each_seed_replays_the_next_one():
         other = (seed + 1) % 3
         assert job.training.seed == seed
         assert job.training.suite == ("mini-facts" if regime == "facts" else "mini")
-        controller = make_controller(
-            "staged", job.training.temperature_controller_kwargs, RunSettings(total_steps=STEPS)
-        )
+        stages = job.training.temperature_controller_kwargs
+        controller = make_controller("staged", stages, RunSettings(total_steps=STEPS))
         assert [controller.temperature(step) for step in range(STEPS)] == Log(other).temperatures
-        assert (
-            controller_title("staged", stages) == f"Staged ({0.6 + 0.1 * other:g} ... {0.9 + 0.1 * other:g}, 7 stages)"
-        )
+        ends = f"{0.6 + 0.1 * other:g} ... {0.9 + 0.1 * other:g}"
+        assert controller_title("staged", stages) == f"Staged ({ends}, 7 stages)"
 
 
 def test_a_single_seed_has_nothing_to_replay():
