@@ -167,7 +167,9 @@ def _whole_training_set(config: TrainingConfig) -> Loaded:
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
     if config.suite.startswith("mini"):  # sums that differ in a sign would count as overlaps
-        raise ConfigError("The splits of the mini tasks share no question; overlaps exist in published sets only.")
+        raise ConfigError(
+            "The splits of the mini tasks share no question; overlaps exist in published sets and your own only."
+        )
     suite, source = get_suite(config.suite, data_dir=config.data_dir), (config.data_dir, config.data_revisions)
     return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *source).problems]
 

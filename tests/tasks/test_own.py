@@ -4,13 +4,16 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.inference.evaluate import load_benchmarks
+from tampo.paper.experiments import table_caption
 from tampo.paper.notebook import notebook_params
+from tampo.paper.questions import example_questions, suite_questions
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.pipeline import evaluate
 from tampo.runs.plan_times import evaluation_problems
@@ -318,7 +321,19 @@ def test_notebooks_accept_it(data, tmp_path, monkeypatch):
     for notebook in ("table1", "table2", "table3", "table4", "table5"):
         params = notebook_params(dict(given), notebook)
         assert (params.suite, params.data_dir, params.grader) == ("own", str(data), "exact")
+        assert "the user's own training set and benchmarks" in table_caption(params, notebook)
+        assert "at most 6 problems per benchmark" in table_caption(params, notebook)
     assert load_params("smoke", {"suite": "own", "data_dir": str(data)}).suite == "own"
+
+
+@pytest.mark.parametrize("template", [None, "any"])
+def test_examples_are_from_its_benchmarks(data, template):
+    model = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template))
+    config = own(data).evaluation()
+    questions = example_questions(config, model, 2)
+    assert (questions.source, questions.prompts) == ("easy", ["2 + 1 =\n", "3 + 1 =\n"])
+    assert [v.correct for v in questions.grade(questions.problems, ["3", "5"])] == [True, False]
+    assert len(suite_questions(config, model, 2).problems) == 4
 
 
 def test_a_run_from_files_to_graded_samples(tmp_path):
