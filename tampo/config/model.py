@@ -20,8 +20,8 @@ from tampo.values import plain, single
 with extra("reproduce"):
     from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-GraderName = Literal["tampo", "math-verify"]
-SuiteName = Literal["mini", "mini-choice", "mini-facts", "math", "ecqa"]
+GraderName = Literal["tampo", "math-verify", "exact"]
+SuiteName = Literal["mini", "mini-choice", "mini-facts", "math", "ecqa", "own"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 RolloutEngine = Literal["transformers", "vllm-colocate", "vllm-server"]
@@ -88,12 +88,18 @@ class _Flat(BaseModel):
 
 class _DataConfig(_Flat):
     suite: SuiteName = Field(
-        "mini", description="What is asked and how it is judged: mini, mini-choice, mini-facts, math or ecqa."
+        "mini",
+        description="What is asked and how it is judged: mini, mini-choice, mini-facts, math, ecqa, or own for the "
+        "JSONL files in data_dir.",
     )
     grader: GraderName = Field(
-        "tampo", description="Judge of math and ecqa: tampo, or math-verify for the verdicts of the plain library."
+        "tampo",
+        description="Judge of math, ecqa and own: tampo, or math-verify for the verdicts of the plain library; of own "
+        "also exact, which compares texts.",
     )
-    data_dir: str | None = Field(None, description="Folder of JSONL files to read instead of the Hugging Face hub.")
+    data_dir: str | None = Field(
+        None, description="Folder of JSONL files to read instead of the Hugging Face hub, or of suite own."
+    )
     data_revisions: dict[str, str] = Field(
         {},
         description="Commits, branches or tags of data sets on the hub in place of the pinned ones, by name, such as "
@@ -115,8 +121,12 @@ class _DataConfig(_Flat):
 
     @model_validator(mode="after")
     def _grader_of_the_suite(self) -> Self:
+        if self.grader == "exact" and self.suite != "own":
+            raise ValueError(f"grader 'exact' judges the suite own only, not {self.suite}")
         if self.grader != "tampo" and self.suite.startswith("mini"):
-            raise ValueError(f"grader {self.grader!r} judges the suites math and ecqa; {self.suite} has its own judges")
+            raise ValueError(
+                f"grader {self.grader!r} judges the suites math, ecqa and own; {self.suite} has its own judges"
+            )
         return self
 
     @field_validator("data_dir", "model", "output_dir", check_fields=False)
@@ -134,7 +144,9 @@ class TrainingConfig(_DataConfig):
         "mini",
         description="One that is shipped (mini, mini-choice, mini-facts, mini-rare), a folder, or a Hugging Face id.",
     )
-    drop_overlaps: bool = Field(False, description="Leave out training problems that are in a benchmark (math, ecqa).")
+    drop_overlaps: bool = Field(
+        False, description="Leave out training problems that are in a benchmark (math, ecqa, own)."
+    )
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
     data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
     reward_accuracy: float = Field(1.0, ge=0, description="Weight of a right answer in the reward.")

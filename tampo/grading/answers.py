@@ -10,6 +10,7 @@ equal.
 """
 
 import re
+from importlib.metadata import version
 from typing import Any, Literal
 
 from tampo.grading.equality import equal
@@ -22,6 +23,13 @@ Status = Literal["correct", "wrong", "unparseable", "timeout", "gold_unparseable
 Grader = Literal["tampo", "math-verify"]
 VERSION = 2
 """Of the rules of "tampo": raised whenever a verdict may change, so that runs and evaluations are known by it."""
+
+
+def version_of(grader: Grader) -> str:
+    """What verdicts of a grader depend on: the rules and the library, with their versions."""
+    library = f"math-verify {version('math-verify')}"
+    return f"tampo {VERSION}, {library}" if grader == "tampo" else library
+
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf)|mbox) ?\{([^{}\\]*)\}")

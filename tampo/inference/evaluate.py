@@ -49,7 +49,7 @@ def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
         ConfigError: The suite has no such benchmark.
         DataError: A published data set is missing or changed.
     """
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     return {
         name: suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
         for name in chosen_benchmarks(config)
@@ -58,7 +58,7 @@ def load_benchmarks(config: EvaluationConfig) -> dict[str, Loaded]:
 
 def chosen_benchmarks(config: EvaluationConfig) -> tuple[str, ...]:
     """The names of the benchmarks of an evaluation. Raises ConfigError if the suite has no such benchmark."""
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     for name in config.benchmarks:
         if name not in suite.benchmarks:
             raise ConfigError(f"Unknown benchmark {name!r} in benchmarks; known are {', '.join(suite.benchmarks)}.")
@@ -135,7 +135,7 @@ def open_engine(config: EvaluationConfig, model: str, benchmarks: dict[str, Load
 
 def _longest_prompt(tokenizer: Any, config: EvaluationConfig, loaded: Loaded) -> int:
     """Tokens of a benchmark's longest prompt."""
-    prompt = get_suite(config.suite).prompt
+    prompt = get_suite(config.suite, config.grader, config.data_dir).prompt
     texts = [render(tokenizer, prompt(problem)) for problem in loaded.problems]
     return max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]), default=0)
 
@@ -179,7 +179,7 @@ def grade_slices(
 
 def _graded(config: EvaluationConfig, name: str, flat: Sequence[tuple[Problem, str, int, Completion]]) -> pd.DataFrame:
     """The table of one benchmark, from its samples: problem, prompt, number of the sample, completion."""
-    suite = get_suite(config.suite, config.grader)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     verdicts = suite.grade([problem for problem, *_ in flat], [completion.text for *_, completion in flat])
     return pd.DataFrame(
         {

@@ -49,7 +49,7 @@ def plan_slices(
         tokenizer: The model's, which makes the prompts.
         size: Problems per slice; by default the fewest whose samples fill whole batches of `eval_batch`.
     """
-    suite, slices = get_suite(config.suite), []
+    suite, slices = get_suite(config.suite, data_dir=config.data_dir), []
     size = size or config.eval_batch // math.gcd(config.eval_batch, config.eval_samples)
     for benchmark, loaded in benchmarks.items():
         prompts = [render(tokenizer, suite.prompt(problem)) for problem in loaded.problems]

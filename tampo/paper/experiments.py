@@ -290,8 +290,12 @@ def table_caption(params: Params, notebook: str) -> str:
     subject = EXPERIMENTS[notebook].subject
     if params.suite == "mini-choice":
         subject += "; held-out multiple-choice questions about animals, in place of the paper's ECQA"
+    if params.suite == "own":
+        subject += "; the user's own training set and benchmarks"
     seeds = f"{len(params.seeds)} training seeds" if len(params.seeds) > 1 else "one training seed"
     problems = "all problems" if params.eval_problems is None else f"{params.eval_problems} problems"
+    if params.suite == "own" and params.eval_problems is not None:  # a file may have fewer
+        problems = f"at most {problems}"
     over = "problems and seeds" if len(params.seeds) > 1 and notebook != "table4" else "problems"
     return (
         f"{head} at scale {params.scale}, {subject}: {params.max_steps} steps of {params.prompts_per_step} x "

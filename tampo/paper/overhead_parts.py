@@ -153,7 +153,8 @@ def measure_evaluation(config: EvaluationConfig, model: str, rounds: int) -> pd.
     Returns:
         Columns round, case ("tampo" or "generate"), tokens, seconds.
     """
-    engine, suite = TransformersEngine(model, config.eval_batch), get_suite(config.suite)
+    engine = TransformersEngine(model, config.eval_batch)
+    suite = get_suite(config.suite, data_dir=config.data_dir)
     name = (config.benchmarks or suite.benchmarks)[0]
     loaded = suite.benchmark(name, config.eval_problems, config.eval_seed, config.data_dir, config.data_revisions)
     prompts = [render(engine.tokenizer, suite.prompt(problem)) for problem in loaded.problems]

@@ -41,7 +41,7 @@ def suite_questions(config: EvaluationConfig, model: LanguageModel, count: int) 
     Raises:
         DataError: A published set is missing or changed.
     """
-    suite = get_suite(config.suite, config.grader)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     problems = [
         problem
         for name in config.benchmarks or suite.benchmarks
@@ -62,12 +62,12 @@ def example_questions(config: EvaluationConfig, model: LanguageModel, count: int
     """
     published = not config.suite.startswith("mini")
     if not model.tokenizer.chat_template:
-        name = (config.benchmarks or get_suite(config.suite).benchmarks)[0]
+        name = (config.benchmarks or get_suite(config.suite, data_dir=config.data_dir).benchmarks)[0]
         return _benchmark_questions(config, model, name, count)
     if not (published or config.data_dir or os.environ.get(DATA_DIR_VARIABLE)):
         return _products_for_chat(config, model, count)
     suite = config.suite if published else "math"
-    default = _EXAMPLE_BENCHMARK if suite == "math" else get_suite(suite).benchmarks[0]
+    default = _EXAMPLE_BENCHMARK if suite == "math" else get_suite(suite, data_dir=config.data_dir).benchmarks[0]
     name = config.benchmarks[0] if published and config.benchmarks else default
     found = _benchmark_questions(config.model_copy(update={"suite": suite}), model, name, 500)
     # MATH-500 has levels 1 to 5; shorter questions are quicker to read.
@@ -90,7 +90,7 @@ def _products_for_chat(config: EvaluationConfig, model: LanguageModel, count: in
 
     # The paper's grader, which also reads answers outside of a box.
     def grade(problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        return grade_math(list(completions), [problem.answer for problem in problems], grader=config.grader)
+        return grade_math(list(completions), [problem.answer for problem in problems])
 
     return Questions(_EXAMPLE_FAMILY, problems, prompts, grade)
 

@@ -36,7 +36,7 @@ def training_identity(config: TrainingConfig) -> dict[str, Any]:
         ConfigError: The model cannot be found, or its folder holds none.
         DataError: A data set cannot be found.
     """
-    suite = get_suite(config.suite, config.grader)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     benchmarks = suite.benchmarks if config.drop_overlaps else ()  # they decide which problems are left out
     data = suite.content(True, benchmarks, config.data_dir, config.data_revisions)
     model = model_identity(config.model, config.model_revision)
@@ -51,7 +51,7 @@ def evaluation_identity(config: EvaluationConfig, model: str, training: Training
         ConfigError: An unknown benchmark, or a model that cannot be found.
         DataError: A data set cannot be found.
     """
-    suite = get_suite(config.suite, config.grader)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     data = suite.content(False, chosen_benchmarks(config), config.data_dir, config.data_revisions)
     device = unusual_device(config.device, training.model if training else model, config.eval_engine)
     identity = config.identity() | device | _grader(suite) | {"data": data}

@@ -56,8 +56,11 @@ def evaluation_time(shape: Shape, params: Params, layout: Layout, gpu: GPU, prom
 
 
 def evaluation_problems(params: Params) -> int:
-    """Problems of all benchmarks; where some are chosen, each counts as the suite's mean."""
-    suite = get_suite(params.suite, params.grader)
+    """Problems of all benchmarks, for the user's own as counted; where some are chosen, each as the suite's mean."""
+    suite = get_suite(params.suite, params.grader, params.data_dir)
+    if params.suite == "own":  # on this machine, so they can be counted
+        counted = [suite.benchmark(n, params.eval_problems, 0, None, {}) for n in params.benchmarks or suite.benchmarks]
+        return sum(len(loaded.problems) for loaded in counted)
     chosen, every = len(params.benchmarks) or len(suite.benchmarks), len(suite.benchmarks)
     whole = math.ceil(_PROBLEMS.get(params.suite, 200 * every) * chosen / every)
     return whole if params.eval_problems is None else min(whole, params.eval_problems * chosen)

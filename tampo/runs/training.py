@@ -216,7 +216,7 @@ def make_trainer(
     _check_processes(config)
     check_training_device(config)
     check_problem_count(config)
-    suite = get_suite(config.suite, config.grader)
+    suite = get_suite(config.suite, config.grader, config.data_dir)
     path = scaled_model(model_folder(config.model, config.model_revision), config.base_logit_scale)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)

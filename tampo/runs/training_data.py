@@ -161,14 +161,16 @@ def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:
 
 
 def _whole_training_set(config: TrainingConfig) -> Loaded:
-    suite = get_suite(config.suite)
+    suite = get_suite(config.suite, data_dir=config.data_dir)
     return suite.training(config.train_problems, config.data_seed, config.data_dir, config.data_revisions)
 
 
 def _all_benchmarks(config: TrainingConfig) -> list[Problem]:
     if config.suite.startswith("mini"):  # sums that differ in a sign would count as overlaps
-        raise ConfigError("The splits of the mini tasks share no question; overlaps exist in published sets only.")
-    suite, source = get_suite(config.suite), (config.data_dir, config.data_revisions)
+        raise ConfigError(
+            "The splits of the mini tasks share no question; overlaps exist in published sets and your own only."
+        )
+    suite, source = get_suite(config.suite, data_dir=config.data_dir), (config.data_dir, config.data_revisions)
     return [problem for name in suite.benchmarks for problem in suite.benchmark(name, None, 0, *source).problems]
 
 

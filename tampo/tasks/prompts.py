@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tampo.context import UnsuitableModel
 from tampo.tasks.mini import LETTERS, Problem
 
 Message = dict[str, str]  # {"role": "system" | "user", "content": text}
@@ -50,13 +51,13 @@ def problem_messages(problem: Problem) -> list[Message]:
 def render(tokenizer: Any, prompt: str | list[Message]) -> str:
     """The prompt as text, up to the model's turn; a text stays as it is.
 
-    A template adds the beginning-of-sequence token: encode the text with add_special_tokens=False. Raises ValueError
-    if the tokenizer has no chat template.
+    A template adds the beginning-of-sequence token: encode the text with add_special_tokens=False. Raises
+    UnsuitableModel if the tokenizer has no chat template.
     """
     if isinstance(prompt, str):
         return prompt
     if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: use a chat model")
+        raise UnsuitableModel(f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: use a chat model")
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 
 

@@ -71,10 +71,19 @@ def load_training(name: str, **options: Any) -> Loaded:
     return _load(_TRAINING, name, **options)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(
+    path: Path,
+    damaged: str = "Restore the file.",
+    unreadable: str = f"Add the file, or leave data_dir and {DATA_DIR_VARIABLE} unset to load from the hub.",
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of every line of a JSONL file that is not blank.
 
-    Raises DataError for a missing file, or a line that is not one JSON object in UTF-8.
+    Args:
+        damaged: The way out that an error of a line names.
+        unreadable: The way out that an error of the file names.
+
+    Raises:
+        DataError: A missing file, or a line that is not one JSON object in UTF-8.
     """
     try:
         with open(path, "rb") as file:  # bytes split at \n only: texts may contain U+2028
@@ -83,16 +92,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     value = json.loads(line.decode("utf-8"))
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number}: not JSON in UTF-8 ({error}). Restore the file.") from error
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path}, line {number}: not JSON in UTF-8 ({error}). {damaged}") from error
                 if not isinstance(value, dict):
-                    raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}.")
+                    raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}. {damaged}")
                 yield number, value
     except OSError as error:
-        raise DataError(
-            f"Cannot read {path}: {error.strerror}. Add the file, or leave data_dir and {DATA_DIR_VARIABLE} unset to "
-            "load from the Hugging Face hub."
-        ) from error
+        raise DataError(f"Cannot read {path}: {error.strerror}. {unreadable}") from error
 
 
 @dataclass(frozen=True)

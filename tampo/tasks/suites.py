@@ -1,17 +1,17 @@
-"""Suites of tasks: the mini scale's, competition mathematics, and commonsense choices.
+"""Suites of tasks: the mini scale's, competition mathematics, commonsense choices, and the user's own.
 
 A suite has problems, makes prompts of them and grades completions. Training, rewards and evaluation use suites only
 through this protocol.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Protocol
 
 from tampo.grading import Grader, Status, Verdict, grade_math
-from tampo.grading.answers import VERSION
+from tampo.grading.answers import version_of
 from tampo.tasks import mini
 from tampo.tasks.mini import LETTERS, Problem
+from tampo.tasks.own import Judge, OwnSuite
 from tampo.tasks.prompts import Message, problem_messages
 from tampo.tasks.published import DataError, Loaded, load_benchmark, load_training, published_content
 
@@ -22,7 +22,10 @@ Revisions = Mapping[str, str]
 class Suite(Protocol):
     """A training set and benchmarks. `data_dir` and `revisions` (by name) select the source of published sets."""
 
-    benchmarks: tuple[str, ...]
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The names of the benchmarks."""
+
     grader: str | None  # what a result depends on beside the data: rules and library with their versions
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
@@ -79,8 +82,7 @@ class _Published:
 
     def __init__(self, training_set: str, benchmarks: tuple[str, ...], grader: Grader) -> None:
         self._training_set, self.benchmarks, self._grader = training_set, benchmarks, grader
-        library = f"math-verify {version('math-verify')}"
-        self.grader: str | None = f"tampo {VERSION}, {library}" if grader == "tampo" else library
+        self.grader: str | None = version_of(grader)
 
     def training(self, count: int | None, seed: int, data_dir: str | None, revisions: Revisions) -> Loaded:
         revision = revisions.get(self._training_set)
@@ -124,19 +126,25 @@ _PUBLISHED = {
 }
 
 
-def get_suite(name: str, grader: Grader = "tampo") -> Suite:
-    """The suite called `name`: "mini", "mini-choice", "mini-facts", "math" or "ecqa".
+def get_suite(name: str, grader: Judge = "tampo", data_dir: str | None = None) -> Suite:
+    """The suite called `name`: "mini", "mini-choice", "mini-facts", "math", "ecqa" or "own".
 
     Args:
-        grader: Judges the answers of "math" and "ecqa" (`tampo.grading.grade_math`).
+        grader: Judges the answers of "math", "ecqa" and "own" (`tampo.grading.grade_math`); "exact" is for "own" only.
+        data_dir: The folder that "own" finds its benchmarks in.
 
     Raises:
-        ValueError: Another name, or another grader for a mini suite, whose tasks judge their answers themselves.
+        ValueError: Another name, or another grader than the suite has; tasks of a mini suite judge their answers
+            themselves.
     """
-    if name not in _MINI | _PUBLISHED:
-        raise ValueError(f"Unknown suite {name!r}; known are {', '.join(_MINI | _PUBLISHED)}.")
+    if name not in {*_MINI, *_PUBLISHED, "own"}:
+        raise ValueError(f"Unknown suite {name!r}; known are {', '.join([*_MINI, *_PUBLISHED, 'own'])}.")
+    if name == "own":
+        return OwnSuite(grader, data_dir)
+    if grader == "exact":
+        raise ValueError(f"grader 'exact' judges the suite own only, not {name}.")
     if name in _PUBLISHED:
         return _Published(*_PUBLISHED[name], grader)
     if grader != "tampo":
-        raise ValueError(f"grader {grader!r} judges the suites math and ecqa only; {name} has judges of its own.")
+        raise ValueError(f"grader {grader!r} judges the suites math, ecqa and own only; {name} has judges of its own.")
     return _Mini(_MINI[name])

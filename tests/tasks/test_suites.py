@@ -48,7 +48,7 @@ def test_the_grader_is_for_published_sets_only():
         load_params("mini", {"grader": "math-verify"})
     with pytest.raises(ConfigError, match="grader"):
         load_params("paper", {"grader": "sympy"})
-    with pytest.raises(ValueError, match="grader 'math-verify' judges the suites math and ecqa only"):
+    with pytest.raises(ValueError, match="grader 'math-verify' judges the suites math, ecqa and own only"):
         get_suite("mini", "math-verify")
     problem = Problem("1", "MATH-500", "How long is it?", "2 m", {})
     verdicts = [get_suite("math", grader).grade([problem], ["\\boxed{2}"]) for grader in ("tampo", "math-verify")]
