@@ -248,11 +248,14 @@ def regime_params(params: Params) -> dict[str, Params]:
     """The parameters of each regime of a scale; what `params` changes from its scale's file is changed in all of them.
 
     Raises:
-        ConfigError: The scale has no regimes.
+        ConfigError: The scale has no regimes, or a change that decides what a regime is.
     """
     if params.scale not in REGIMES:
         raise ConfigError(f"The regret study has regimes for {', '.join(REGIMES)}, not for the scale {params.scale!r}.")
     changes = params.changes(load_params(params.scale))
+    for name in ("suite", "model", "base_logit_scale"):
+        if name in changes:
+            raise ConfigError(f"{name} cannot be given here: the regret study sets it for each of its regimes.")
     kept = {"workers": params.workers, "output_dir": params.output_dir}
     return {
         title: load_params(source, settings | changes | kept)
