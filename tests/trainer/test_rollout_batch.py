@@ -150,13 +150,13 @@ def test_virtual_entropies_change_no_weight(tiny_model_path, prompts, tmp_path, 
         assert torch.equal(weight, asked.model.state_dict()[name])
 
 
-def test_a_batch_without_tokens_has_no_virtual_entropies(tiny_model_path, prompts, tmp_path):
-    """No completion ends, and those that were cut do not count."""
-    cut = {"mask_truncated_completions": True, "max_completion_length": 1, "max_steps": 1}
-    args = TAMPOConfig(str(tmp_path), temperature_controller="entropy-match", **(SETTINGS | cut))
+def test_virtual_entropies_of_a_batch_without_tokens_are_nan(tiny_model_path, prompts, tmp_path):
+    """All completions are cut off, and masked: T stays."""
+    cut = {"mask_truncated_completions": True, "max_completion_length": 2, "meta_warmup_ratio": 0.0}
+    cut |= {"generation_kwargs": {"suppress_tokens": [1]}, "temperature_controller": "entropy-match"}
+    args = TAMPOConfig(str(tmp_path), **(SETTINGS | cut))
     trainer = TAMPOTrainer(str(tiny_model_path), digits, args, prompts)
-    trainer.model.lm_head.weight.data[1] = -100 * trainer.model.lm_head.weight.data[2].abs()
     trainer.train()
-    batch = trainer.rollout_batch
-    if not batch.lengths.any():
-        assert np.isnan(batch.virtual_entropies).all()
+    assert not trainer.rollout_batch.lengths.any()
+    assert np.isnan(trainer.rollout_batch.virtual_entropies).tolist() == [True] * 10
+    assert trainer.temperature == 1.0
