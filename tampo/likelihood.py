@@ -1,7 +1,8 @@
 """Log-likelihood of rollouts at K virtual temperatures (TAMPO, section 3.3.1, Eqs. 5-8), in torch.
 
 One pass over the logits serves all temperatures: the maximum of z / T is (max z) / T, so each temperature costs one
-sum of exponentials. `StreamingLogProbs` reads the logits in tiles, so that logits of shape (B, L, V) never exist.
+sum of exponentials. `StreamingLogProbs` reads the logits in tiles, so that logits of shape (B, L, V) never exist. Where
+it is asked to, it also sums z times these exponentials, from which follow the entropies at the K temperatures.
 Nothing here has gradients: likelihoods change the meta-policy, not the model.
 
 A Triton kernel reads a tile on a GPU, torch elsewhere. Both use powers of 2: on a CPU, torch.exp2 is several times
@@ -37,6 +38,7 @@ class StreamingLogProbs:
         tokens: Shape (M,).
         temperatures: The K virtual temperatures.
         dtype: Precision of the sums, float32 or float64.
+        entropies: Whether to keep the sums of `entropies()`, too.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 1.0]])
@@ -48,7 +50,12 @@ class StreamingLogProbs:
     """
 
     def __init__(
-        self, tokens: Tensor, temperatures: Sequence[float] | Tensor, dtype: torch.dtype = torch.float32
+        self,
+        tokens: Tensor,
+        temperatures: Sequence[float] | Tensor,
+        dtype: torch.dtype = torch.float32,
+        *,
+        entropies: bool = False,
     ) -> None:
         self._tokens = tokens
         checked = _checked(temperatures)
@@ -58,6 +65,8 @@ class StreamingLogProbs:
         # Not -inf: where all logits of a tile are -inf, -inf - -inf would be NaN.
         self._maximum = self._chosen.new_full((len(tokens),), torch.finfo(dtype).min)  # (M,)
         self._sums = self._chosen.new_zeros(len(tokens), len(self._rates))  # (M, K), of 2^((z - maximum) rate)
+        # (M, K), of (z - maximum) 2^((z - maximum) rate)
+        self._weighted = torch.zeros_like(self._sums) if entropies else None
 
     @torch.no_grad()
     def accumulate(
@@ -75,7 +84,7 @@ class StreamingLogProbs:
             from tampo.likelihood_kernel import accumulate
 
             sums = self._maximum, self._sums, self._chosen
-            accumulate(logits, self._tokens, self._rates, *sums, start, logit_scale, softcap)
+            accumulate(logits, self._tokens, self._rates, *sums, start, logit_scale, softcap, self._weighted)
             return
         elements = _CACHED_ELEMENTS.get(logits.device.type, _UNCACHED_ELEMENTS)
         rows = max(1, elements // max(1, logits.size(1)))
@@ -99,13 +108,41 @@ class StreamingLogProbs:
         self._chosen[rows] = torch.where(in_tile, chosen, self._chosen[rows])
         z = z - maximum[:, None]
         powers = powers[: len(z)]
-        tile = torch.stack([torch.mul(z, rate, out=powers).exp2_().sum(dim=-1) for rate in self._rates], dim=-1)
-        self._sums[rows] = self._sums[rows] * torch.exp2((before - maximum)[:, None] * self._rates) + tile
+        lowest = torch.finfo(z.dtype).min
+        if self._weighted is not None:
+            z.clamp_(min=lowest)  # -inf times its power, 0, would be NaN
+        tile, weighted = [], []
+        for rate in self._rates:
+            tile.append(torch.mul(z, rate, out=powers).exp2_().sum(dim=-1))
+            if self._weighted is not None:
+                weighted.append(powers.mul_(z).sum(dim=-1))
+        shift = (before - maximum)[:, None]  # (m, 1)
+        scale = torch.exp2(shift * self._rates)  # (m, K)
+        sums = self._sums[rows] * scale
+        if self._weighted is not None:
+            moved = self._weighted[rows] * scale + shift.clamp(min=lowest) * sums
+            self._weighted[rows] = moved + torch.stack(weighted, dim=-1)
+        self._sums[rows] = sums + torch.stack(tile, dim=-1)
         self._maximum[rows] = maximum
 
     def log_probs(self) -> Tensor:
         """Log-probabilities in nats, shape (M, K), after all tiles."""
         return (self._chosen - self._maximum)[:, None] / self._temperatures - self._sums.log()
+
+    def entropies(self) -> Tensor:
+        """Entropy of each token's distribution in nats, log Z - E[z] / T, shape (M, K), after all tiles.
+
+        Raises:
+            ValueError: The sums were not kept.
+        """
+        if self._weighted is None:
+            raise ValueError("StreamingLogProbs has no entropies: it was made without `entropies=True`.")
+        return self._sums.log() - self._weighted / self._sums / self._temperatures
+
+    def values(self) -> Tensor:
+        """`log_probs()`, shape (M, K); where entropies are kept, these behind them, shape (M, 2 K)."""
+        log_probs = self.log_probs()
+        return log_probs if self._weighted is None else torch.cat([log_probs, self.entropies()], dim=-1)
 
 
 @torch.no_grad()
@@ -146,6 +183,7 @@ def virtual_log_probs(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     tile_elements: int = TILE_ELEMENTS,
+    entropies: bool = False,
 ) -> Tensor:
     """Log-probability of each token at each temperature from hidden states and the LM head, tile by tile.
 
@@ -161,21 +199,23 @@ def virtual_log_probs(
         logit_scale: As in `StreamingLogProbs.accumulate` (1 in most models).
         softcap: As in `StreamingLogProbs.accumulate` (Gemma).
         tile_elements: Number of logits in memory at a time.
+        entropies: Whether the result has the entropies at the K temperatures, in nats, behind the log-probabilities.
 
     Returns:
-        Shape (B, L, K), float32 (float64 for float64 hidden states).
+        Shape (B, L, K), float32 (float64 for float64 hidden states); with entropies (B, L, 2 K).
     """
     keep, temperatures = mask.bool(), _checked(temperatures)  # (B, L), (K,)
     height = max(1, min(_TILE_TOKENS, tile_elements))
     width = max(1, tile_elements // height)
-    parts = [hidden_states.new_empty(0, len(temperatures), dtype=_precision(hidden_states))]
+    values = len(temperatures) * (2 if entropies else 1)  # per token
+    parts = [hidden_states.new_empty(0, values, dtype=_precision(hidden_states))]
     for states, targets in zip(hidden_states[keep].split(height), tokens[keep].split(height), strict=True):
-        stream = StreamingLogProbs(targets, temperatures, _precision(hidden_states))
+        stream = StreamingLogProbs(targets, temperatures, _precision(hidden_states), entropies=entropies)
         for start in range(0, len(weight), width):
             rows = slice(start, start + width)
             logits = F.linear(states, weight[rows], None if bias is None else bias[rows])  # (height, width)
             stream.accumulate(logits, start, logit_scale, softcap)
-        parts.append(stream.log_probs())
+        parts.append(stream.values())
     return scatter_to_mask(torch.cat(parts), keep)
 
 
@@ -189,7 +229,7 @@ def virtual_log_likelihoods_from_hidden(
 ) -> Tensor:
     """`virtual_log_likelihoods` (Eq. 8) from hidden states and the LM head, without logits of shape (B, L, V).
 
-    Takes the arguments of `virtual_log_probs`. Returns shape (B, K).
+    Takes the arguments of `virtual_log_probs` but `entropies`. Returns shape (B, K).
 
     Example:
         >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # (B, L, H) = (1, 2, 2)

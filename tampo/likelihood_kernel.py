@@ -30,7 +30,9 @@ def _accumulate_kernel(  # type: ignore[no-untyped-def]
     width,
     logit_scale,
     softcap,
+    weighted_ptr,  # None without entropies
     HAS_SOFTCAP: tl.constexpr,
+    HAS_ENTROPIES: tl.constexpr,
     K: tl.constexpr,
     PADDED_K: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -39,6 +41,8 @@ def _accumulate_kernel(  # type: ignore[no-untyped-def]
     k = tl.arange(0, PADDED_K)  # sizes of a block are powers of two
     rates = tl.load(rates_ptr + k, mask=k < K, other=1.0)  # (PADDED_K,)
     sums = tl.load(sums_ptr + token * K + k, mask=k < K, other=0.0)
+    if HAS_ENTROPIES:
+        weighted = tl.load(weighted_ptr + token * K + k, mask=k < K, other=0.0)
     maximum = tl.load(maximum_ptr + token)
     chosen = tl.load(chosen_ptr + token)
     token_column = tl.load(tokens_ptr + token) - start
@@ -53,8 +57,17 @@ def _accumulate_kernel(  # type: ignore[no-untyped-def]
         z = tl.where(inside, z, -float("inf"))
         higher = tl.maximum(maximum, tl.max(z, axis=0))
         powers = tl.exp2((z - higher)[None, :] * rates[:, None])  # (PADDED_K, BLOCK)
-        sums = sums * tl.exp2((maximum - higher) * rates) + tl.sum(powers, axis=1)
+        scaled = sums * tl.exp2((maximum - higher) * rates)
+        if HAS_ENTROPIES:
+            # -inf times its power, 0, would be NaN.
+            below = tl.where(z - higher == -float("inf"), 0.0, z - higher)
+            shift = tl.where(maximum - higher == -float("inf"), 0.0, maximum - higher)
+            weighted = weighted * tl.exp2((maximum - higher) * rates) + shift * scaled
+            weighted += tl.sum(powers * below[None, :], axis=1)
+        sums = scaled + tl.sum(powers, axis=1)
         maximum = higher
+    if HAS_ENTROPIES:
+        tl.store(weighted_ptr + token * K + k, weighted, mask=k < K)
     tl.store(sums_ptr + token * K + k, sums, mask=k < K)
     tl.store(maximum_ptr + token, maximum)
     tl.store(chosen_ptr + token, chosen)
@@ -70,11 +83,13 @@ def accumulate(
     start: int,
     logit_scale: float,
     softcap: float | None,
+    weighted: Tensor | None,
 ) -> None:
     """Add a tile of logits (M, v) to `maximum` (M,), `sums` (M, K) and `chosen` (M,), all float32, in place.
 
-    `rates` are log2(e) / T_k, shape (K,); for all others see `StreamingLogProbs`. The tile is float32, bfloat16 or
-    float16; its columns must be contiguous, its rows need not be.
+    So it does to `weighted` (M, K), the sums of entropies; None: the compiled kernel has no code for them. `rates` are
+    log2(e) / T_k, shape (K,); for all others see `StreamingLogProbs`. The tile is float32, bfloat16 or float16; its
+    columns must be contiguous, its rows need not be.
     """
     if not len(logits):
         return
@@ -92,7 +107,9 @@ def accumulate(
             logits.size(1),
             logit_scale,
             softcap or 1.0,
+            weighted,
             HAS_SOFTCAP=softcap is not None,
+            HAS_ENTROPIES=weighted is not None,
             K=len(rates),
             PADDED_K=padded,
             BLOCK=max(64, _POWERS // padded),

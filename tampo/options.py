@@ -7,6 +7,7 @@ What is given stays text, and `load_params` reads it, as in a notebook.
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +18,18 @@ class UsageError(Exception):
     """An option that does not exist, or lacks its value."""
 
 
+class _WholeNames(argparse.HelpFormatter):
+    """Breaks no line inside a name such as "entropy-match", which one may search for."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class ParameterParser(argparse.ArgumentParser):
     """The parser of a command. With `parameters`, each is an option, and `overrides` has the text of those given."""
 
     def __init__(self, *args: Any, parameters: bool = False, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+        super().__init__(*args, **{"formatter_class": _WholeNames} | settings)
         self._parameters = parameters
         self._names: list[str] = []  # of the parameters, once their options are there
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Categorical
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -87,3 +88,47 @@ def test_forbidden_tokens_are_probabilities_of_zero():
     torch.testing.assert_close(
         sums.log_probs().double(), expected_log_probs(logits[:, :100], tokens, TEMPERATURES), rtol=1e-5, atol=1e-5
     )
+
+
+def check_entropies(logits, tokens, temperatures, tiles, **head):
+    """Against the whole `logits`, and log-probs beside those without entropies, which another compiled kernel makes."""
+    asked, plain = (StreamingLogProbs(tokens, temperatures, entropies=entropies) for entropies in (True, False))
+    for sums in (asked, plain):
+        for start, tile in tiles:
+            sums.accumulate(tile, start, **head)
+    torch.testing.assert_close(asked.log_probs(), plain.log_probs(), rtol=1e-6, atol=1e-6)
+    expected = torch.stack([Categorical(logits=logits.double() / t).entropy() for t in temperatures], dim=-1)
+    torch.testing.assert_close(asked.entropies().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 10, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocabulary", [1, 333, 2500])
+def test_entropies(vocabulary, dtype, k):
+    generator = torch.Generator().manual_seed(vocabulary + k)
+    logits = (torch.randn(9, vocabulary, generator=generator) * 6).to(dtype).to(DEVICE)
+    tokens = torch.randint(vocabulary, (9,), generator=generator).to(DEVICE)
+    check_entropies(logits, tokens, torch.linspace(0.1, 3, k).tolist(), [(0, logits)])
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_entropies_of_tiles_scale_and_softcap(softcap, scale):
+    whole = torch.randn(6, 500, generator=torch.Generator().manual_seed(0)) * 6
+    whole[:3, 10], whole[3:, 490] = 40.0, 40.0
+    logits = whole.double() * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    tokens, whole = torch.tensor([0, 99, 100, 299, 300, 499]).to(DEVICE), whole.to(DEVICE)
+    tiles = [(start, whole[:, start:end]) for start, end in ((0, 100), (100, 300), (300, 500))]
+    check_entropies(logits.to(DEVICE), tokens, TEMPERATURES, tiles, logit_scale=scale, softcap=softcap)
+
+
+@pytest.mark.parametrize("forbidden", [-torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_entropies_with_forbidden_tokens_and_extreme_logits(forbidden, size):
+    logits = (torch.randn(4, 300, generator=torch.Generator().manual_seed(0)) * size).to(DEVICE)
+    logits[:, 100:] = forbidden
+    tokens = torch.tensor([0, 1, 50, 99], device=DEVICE)
+    tiles = [(150, logits[:, 150:]), (0, logits[:, :150])]  # a tile without any possible token, first
+    check_entropies(logits[:, :100], tokens, TEMPERATURES, tiles)

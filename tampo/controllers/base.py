@@ -37,6 +37,8 @@ class RolloutBatch:
         groups: The number of each rollout's prompt in the batch, shape (N,).
         sampled_log_likelihoods: Of each rollout at `temperature`, summed over its tokens, shape (N,).
         scored_at: The temperatures that `log_likelihoods` are of, shape (K,); None: the candidates.
+        virtual_entropies: Mean per token, in nats, of the policy at each of `scored_at`, shape (K,); NaN for a batch
+            without tokens. None: no controller asked for it (`TemperatureController.uses_virtual_entropies`).
     """
 
     temperatures: NDArray[np.float64]
@@ -50,6 +52,7 @@ class RolloutBatch:
     groups: NDArray[np.int64] | None = None
     sampled_log_likelihoods: NDArray[np.float64] | None = None
     scored_at: NDArray[np.float64] | None = None
+    virtual_entropies: NDArray[np.float64] | None = None
 
     @property
     def optimal_temperatures(self) -> NDArray[np.float64]:
@@ -142,6 +145,8 @@ class TemperatureController(ABC):
 
     uses_warmup: ClassVar[bool] = False
     """Whether it reads the warm-up of `RunSettings`."""
+    uses_virtual_entropies: ClassVar[bool] = False
+    """Whether `RolloutBatch.virtual_entropies` is computed for it."""
 
     def start(self, run: RunSettings) -> None:
         """Prepare for a training run. Called once, before the first batch."""

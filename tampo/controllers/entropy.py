@@ -1,8 +1,9 @@
-"""Controllers that hold the policy's entropy: feedback in log T, and the formula of E3.
+"""Controllers that hold the policy's entropy: feedback in log T, the formula of E3, and the T that has that entropy.
 
-Both read the mean entropy per token of the distribution that was sampled from, so after temperature scaling (the
-temperature-adjusted entropy of AceReason, which TRL logs). Both sample at one temperature in the warm-up, in which the
-entropy to hold can be measured, and stay between the lowest and the highest candidate.
+All read the mean entropy per token of the distribution that was sampled from, so after temperature scaling (the
+temperature-adjusted entropy of AceReason, which TRL logs). All sample at one temperature in the warm-up, in which the
+entropy to hold can be measured, and stay between the lowest and the highest candidate. The last one also reads the
+entropy at the candidates, from the same logits.
 """
 
 import math
@@ -10,7 +11,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureController, check_positive, parameter
+from tampo.meta_policy import check_fraction
 
 _TINY = 1e-6  # nats; a policy that is sure of everything still has a finite logarithm
 
@@ -113,3 +117,39 @@ class E3(_EntropyController):
     def _moved(self, entropy: float, target: float) -> float:
         size = math.log(self.run.vocabulary_size) + math.log(math.log(self.run.vocabulary_size))
         return self.current * (1 + self.current * math.log(target / entropy) / size)
+
+
+@dataclass
+class EntropyMatch(_EntropyController):
+    """log T <- log T + rate (log T' - log T), T' where the policy that generated the latest batch has the entropy H*.
+
+    T' is known without a further rollout: entropy rises with T, and that at each candidate comes from the logits of the
+    log-likelihoods. Between two candidates, it is taken as linear in log T; T' stays within their range.
+    """
+
+    target: float = parameter(0.0, "Entropy to hold, in nats per token; 0: that of the warm-up.")
+    rate: float = parameter(0.5, "Share of the way to the found log T that a batch moves, in (0, 1].")
+    uses_virtual_entropies: ClassVar = True
+
+    def __post_init__(self) -> None:
+        self.target = check_positive("target", self.target, or_zero=True)
+        self.rate = check_positive("rate", check_fraction("rate", self.rate))
+
+    def _preset(self) -> float | None:
+        return self.target or None
+
+    def update(self, batch: RolloutBatch) -> None:
+        if batch.virtual_entropies is None:
+            raise ValueError("The controller entropy-match needs the virtual_entropies of a batch.")
+        self._latest = batch  # for `_moved`
+        super().update(batch)
+
+    def _moved(self, entropy: float, target: float) -> float:
+        temperatures, entropies = self._latest.temperatures, self._latest.virtual_entropies  # (K,) each
+        assert entropies is not None, "update() checks it"
+        if not np.isfinite(entropies).all():  # a batch without tokens
+            return self.current
+        order = temperatures.argsort()
+        rising = np.maximum.accumulate(entropies[order])  # but for rounding it is
+        found = float(np.interp(target, rising, np.log(temperatures[order])))
+        return math.exp(math.log(self.current) + self.rate * (found - math.log(self.current)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from tampo.controllers.bandits import EXP3, UCB
 from tampo.controllers.base import RunSettings, TemperatureController
-from tampo.controllers.entropy import E3, EntropyTarget
+from tampo.controllers.entropy import E3, EntropyMatch, EntropyTarget
 from tampo.controllers.learning_signal import LearningSignal, ScoreFunction
 from tampo.controllers.schedules import Cosine, Fixed, Linear, Random, Staged
 from tampo.controllers.tampo import TAMPO
@@ -23,6 +23,7 @@ CONTROLLERS: dict[str, type[TemperatureController]] = {
     "cosine": Cosine,
     "staged": Staged,
     "entropy-target": EntropyTarget,
+    "entropy-match": EntropyMatch,
     "e3": E3,
     "exp3": EXP3,
     "ucb": UCB,

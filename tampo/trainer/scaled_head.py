@@ -55,7 +55,11 @@ class ScaledHeads(Heads):
                 )
 
     def log_probs(
-        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
+        self,
+        compute: Callable[[], tuple[Tensor | None, ...]],
+        rows: Rows,
+        temperatures: Sequence[float] | None,
+        entropies: bool = False,
     ) -> tuple[Tensor | None, ...]:
         """As `Heads.log_probs`.
 
@@ -86,6 +90,7 @@ class ScaledHeads(Heads):
                         rows.input_ids[part, completion],
                         rows.attention_mask[part, completion],
                         [*temperatures, *probes],
+                        entropies=entropies,
                     )
                 )
             if current != built_at:
@@ -96,7 +101,8 @@ class ScaledHeads(Heads):
             computed = compute()
         if temperatures is None:
             return *computed, None
-        log_probs = torch.cat(recorded)  # (B, C, K + probes)
+        values, scored = torch.cat(recorded), len(temperatures) + len(probes)
+        log_probs = values[..., :scored]  # (B, C, K + probes); entropies, as many, are behind
         keep = rows.attention_mask[:, completion].bool()
         if probes and current != built_at and keep.any():
             assert computed[0] is not None, "log-probabilities are never None"
@@ -106,7 +112,10 @@ class ScaledHeads(Heads):
                     f"TRL {trl.__version__} does not compute log-probs at the current temperature. {_SOLUTION}"
                 )
             self._checked = True
-        return *computed, log_probs[..., : len(temperatures)]
+        asked = log_probs[..., : len(temperatures)]
+        if entropies:
+            asked = torch.cat([asked, values[..., scored : scored + len(temperatures)]], dim=-1)
+        return *computed, asked
 
     @contextmanager
     def _hooks(self, hook: Callable[[Any, Any], Any]) -> Iterator[None]:

@@ -169,12 +169,14 @@ class TAMPOTrainer(GRPOTrainer):
         self._row_problems: list[str] = []  # of each local row of the latest generation batch
         self._train_sampler: Iterable[int] | None = None  # None for a stream
         self._record_next_pass = False
-        self._recorded: tuple[Tensor, Tensor, Tensor]  # (b, C, K), (b, C), (b, C), of the latest recorded pass
+        # (b, C, K), with virtual entropies (b, C, 2 K), (b, C), (b, C), of the latest recorded pass
+        self._recorded: tuple[Tensor, Tensor, Tensor]
         self._reward = math.nan  # mean of the latest generation batch
         self._rewards: NDArray[np.float64] = np.empty(0)  # (N,), of its rollouts, over all processes
         self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
-        # (b, K + 4) and (b,) each: log-likelihoods at the candidates, at the sampling temperature, entropy, advantage,
-        # length; and the row's index at generation
+        # (b, K + 4), or with virtual entropies (b, 2 K + 4), and (b,) each: log-likelihoods at the candidates, virtual
+        # entropies, log-likelihood at the sampling temperature, entropy, advantage, length; and the row's index at
+        # generation
         self._collected: list[tuple[Tensor, Tensor]] = []
         self.add_callback(MetaPolicyCallback(self))
 
@@ -364,8 +366,10 @@ class TAMPOTrainer(GRPOTrainer):
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
         def compute_rows(*rows: Any) -> tuple[Tensor | None, ...]:
-            temperatures = self._scored_at() if recording else None
-            return self._heads.log_probs(lambda: compute(model, *rows, *args, **kwargs), Rows(*rows), temperatures)
+            temperatures, asked = (self._scored_at(), self._uses_virtual_entropies()) if recording else (None, False)
+            return self._heads.log_probs(
+                lambda: compute(model, *rows, *args, **kwargs), Rows(*rows), temperatures, asked
+            )
 
         size = self.args.scoring_batch_size
         # TRL maps images to rows itself, and an auxiliary loss belongs to a whole micro-batch: no groups for these.
@@ -386,50 +390,62 @@ class TAMPOTrainer(GRPOTrainer):
         assert self.controller is not None, "train() makes the controller"
         return self.controller.scored_at(self.temperature) or self.args.temperature_candidates
 
+    def _uses_virtual_entropies(self) -> bool:
+        assert self.controller is not None, "train() makes the controller"
+        return self.controller.uses_virtual_entropies
+
     def _collect_likelihoods(self, inputs: dict[str, Any]) -> None:
         """Keep the recorded likelihoods of some rows; update the controller when the generation batch is complete."""
         assert self.controller is not None, "train() makes the controller"
         if self._record_next_pass:
             raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        log_probs, entropies, current = self._recorded
+        recorded, entropies, current = self._recorded
         self.sampler_gap.add(current, mask, inputs)
-        log_likelihoods = (log_probs * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8
+        virtual = (recorded * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8; with virtual entropies (b, 2 K)
         sampled = (current * mask).sum(dim=1)
         others = [sampled, (entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
-        rows = torch.cat([log_likelihoods, torch.stack(others, dim=1)], dim=1)
+        rows = torch.cat([virtual, torch.stack(others, dim=1)], dim=1)
         self._collected.append((rows, inputs["rollout"]))
         self._missing_rows -= len(rows)
         if self._missing_rows == 0:
             collected = torch.cat([rows for rows, _ in self._collected])
             own = collected[torch.cat([rollout for _, rollout in self._collected]).argsort()]  # as generated
-            batch = self.accelerator.gather(own).double().cpu().numpy()  # (N, K + 4)
-            self._check_likelihoods(batch, own)
+            batch = self.accelerator.gather(own).double().cpu().numpy()  # (N, K + 4) or (N, 2 K + 4)
+            scored_at = np.array(self._scored_at())
+            k, tokens = len(scored_at), batch[:, -1].sum()
+            self._check_likelihoods(batch[:, :k], own[:, :k])
             self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
-            likelihoods, (sampled, entropy, advantages, lengths) = batch[:, :-4], batch[:, -4:].T
+            sampled, entropy, advantages, lengths = batch[:, -4:].T
+
+            def per_token(sums: NDArray[np.float64]) -> float:
+                return math.fsum(sums) / tokens if tokens else math.nan
+
+            virtual_entropies = np.array([per_token(column) for column in batch[:, k:-4].T])  # (K,), or (0,)
             self.rollout_batch = RolloutBatch(
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
-                log_likelihoods=likelihoods,
+                log_likelihoods=batch[:, :k],
                 advantages=advantages,
                 lengths=lengths,
                 reward=self._reward,
-                entropy=math.fsum(entropy) / lengths.sum() if lengths.any() else math.nan,
+                entropy=per_token(entropy),
                 temperature=self.temperature,
                 rewards=self._rewards,
                 groups=np.arange(len(batch)) // (self.num_generations or 1),
                 sampled_log_likelihoods=sampled,
-                scored_at=np.array(self._scored_at()),
+                scored_at=scored_at,
+                virtual_entropies=virtual_entropies if self._uses_virtual_entropies() else None,
             )
             self.controller.update(self.rollout_batch)
-            self._log_rollouts(log_likelihoods=own[:, :-4].tolist())
+            self._log_rollouts(log_likelihoods=own[:, :k].tolist())
 
     def _check_likelihoods(self, batch: NDArray[np.float64], own: Tensor) -> None:
-        """Refuse a batch (N, K + 4) with log-likelihoods that are not finite; `own` are this process's rows, in order.
+        """Refuse log-likelihoods (N, K) that are not finite; `own` are those of this process's rows, in order.
 
         All processes see the batch, and stop.
         """
-        if not np.isfinite(batch[:, :-4]).all():
-            bad = (~own[:, :-4].isfinite()).any(dim=1).nonzero()[:, 0].tolist()
+        if not np.isfinite(batch).all():
+            bad = (~own.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
             where = "" if bad else " (of another process's prompts)"
             raise NonFiniteLoss(self._describe(f"Log-likelihoods are not finite{where}", bad))
 

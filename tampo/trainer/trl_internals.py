@@ -199,16 +199,21 @@ class Heads(ABC):
 
     @abstractmethod
     def log_probs(
-        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
+        self,
+        compute: Callable[[], tuple[Tensor | None, ...]],
+        rows: Rows,
+        temperatures: Sequence[float] | None,
+        entropies: bool = False,
     ) -> tuple[Tensor | None, ...]:
         """The result of `compute`, and log-probabilities of the completions at the K `temperatures`.
 
         `compute` calls TRL's log-prob computation for `rows` with one of the models. Without temperatures, nothing is
-        recorded.
+        recorded. With `entropies`, those at the K temperatures, in nats, are recorded behind the log-probabilities.
 
         Returns:
             The values of `compute`, the first of them log-probabilities at the current temperature, (B, C), and the
-            recorded log-probabilities: shape (B, C, K), float32, zero where a completion has no token; or None.
+            recorded values: shape (B, C, K), with entropies (B, C, 2 K), float32, zero where a completion has no token;
+            or None.
         """
 
 
@@ -237,11 +242,15 @@ class FusedHeads(Heads):
             cell.cell_contents = value
 
     def log_probs(
-        self, compute: Callable[[], tuple[Tensor | None, ...]], rows: Rows, temperatures: Sequence[float] | None
+        self,
+        compute: Callable[[], tuple[Tensor | None, ...]],
+        rows: Rows,
+        temperatures: Sequence[float] | None,
+        entropies: bool = False,
     ) -> tuple[Tensor | None, ...]:
         if temperatures is None:
             return *compute(), None
-        recorder = LogitRecorder(rows.attention_mask, rows.completion_length, temperatures)
+        recorder = LogitRecorder(rows.attention_mask, rows.completion_length, temperatures, entropies)
         with tapped_logits(recorder):
             computed = compute()
         return *computed, recorder.log_probs()
@@ -328,11 +337,15 @@ class LogitRecorder:
         attention_mask: Of prompts and completions, shape (B, L).
         completion_length: Completions are the last C columns.
         temperatures: The K virtual temperatures.
+        entropies: Whether to record the entropies at these temperatures, too.
     """
 
-    def __init__(self, attention_mask: Tensor, completion_length: int, temperatures: Sequence[float]) -> None:
+    def __init__(
+        self, attention_mask: Tensor, completion_length: int, temperatures: Sequence[float], entropies: bool = False
+    ) -> None:
         self._keep = attention_mask[:, -completion_length:].bool()  # (B, C)
         self._temperatures = temperatures
+        self._entropies = entropies
         # TRL computes completions alone where it has Triton, elsewhere every token but the first of each row.
         self._is_completion = attention_mask.new_zeros(
             len(attention_mask), attention_mask.size(1) - 1, dtype=torch.bool
@@ -350,17 +363,19 @@ class LogitRecorder:
                 chunk = self._is_completion[self._tokens_seen : self._tokens_seen + len(tile)]
                 self._selected = chunk.nonzero()[:, 0].to(tile.device)
                 self._tokens_seen += len(tile)
-            self._chunks.append(StreamingLogProbs(self._select(tokens), self._temperatures))
+            chosen = self._select(tokens)
+            self._chunks.append(StreamingLogProbs(chosen, self._temperatures, entropies=self._entropies))
         self._chunks[-1].accumulate(self._select(tile), start, logit_scale, softcap)
 
     def _select(self, values: Tensor) -> Tensor:
         return values if self._selected is None else values.index_select(0, self._selected)
 
     def log_probs(self) -> Tensor:
-        """Shape (B, C, K), float32, zero where a completion has no token."""
+        """Shape (B, C, K), float32, zero where a completion has no token; with entropies (B, C, 2 K), these last."""
         if not self._chunks:  # no completion has a token
-            return self._keep.new_zeros(*self._keep.shape, len(self._temperatures), dtype=torch.float32)
-        return scatter_to_mask(torch.cat([chunk.log_probs() for chunk in self._chunks]), self._keep)
+            values = len(self._temperatures) * (2 if self._entropies else 1)
+            return self._keep.new_zeros(*self._keep.shape, values, dtype=torch.float32)
+        return scatter_to_mask(torch.cat([chunk.values() for chunk in self._chunks]), self._keep)
 
 
 def _unknown_version(what: str) -> str:

@@ -31,6 +31,7 @@ def rollout_batch(rows=8, k=10, seed=0, reward=None, entropy=None):
         rewards=generator.integers(0, 2, rows).astype(float) if reward is None else np.full(rows, reward),
         groups=np.arange(rows) // 4,
         sampled_log_likelihoods=-generator.exponential(20, rows),
+        virtual_entropies=np.sort(generator.exponential(0.3, k)),  # rising with T
     )
 
 
@@ -59,6 +60,7 @@ def test_contract_for_batches_that_say_nothing(name):
     nothing = rollout_batch(reward=math.nan, entropy=math.nan)
     empty = RolloutBatch(nothing.temperatures, np.zeros((4, 10)), np.zeros(4), np.zeros(4), 0.0, 0.0, 1.0)
     empty = replace(empty, rewards=np.zeros(4), groups=np.zeros(4, dtype=int), sampled_log_likelihoods=np.zeros(4))
+    empty = replace(empty, virtual_entropies=np.full(10, math.nan))
     for step in range(12):
         assert 0.6 <= controller.temperature(step) <= 1.5
         controller.update(nothing if step % 2 else empty)
@@ -88,7 +90,7 @@ def test_every_parameter_is_declared_once_and_reaches_the_controller_from_everyw
     """A file, the command line, a notebook and TAMPOConfig build the same controller; it is what a run is known by."""
     changed = {"alpha": 0.25, "top_p": 0.5, "likelihood": "mean", "value": 0.8, "start_temperature": 0.7}
     changed |= {"end_temperature": 1.1, "stages": [0.7, 1.3], "target": 0.2, "gain": 0.25, "exploration": 0.125}
-    changed |= {"virtual_temperatures": "relative", "rate": 0.5}
+    changed |= {"virtual_temperatures": "relative", "rate": 0.25}
     own = {key: changed[key] for key in CONTROLLERS[name].parameters()}
     named = NAMED.get(name, {})
     flat = {"temperature_controller": name} | {named[key]: value for key, value in own.items() if key in named}
@@ -191,6 +193,60 @@ def test_entropy_target_settles_where_the_entropy_is_the_target(sharpness):
     for step in range(300):
         rule.update(rollout_batch(entropy=softmax_entropy(logits, rule.temperature(step))))
     assert rule.temperature(300) == pytest.approx(low, rel=1e-3)
+
+
+def tempered_batch(logits, temperature, candidates):
+    """Of a policy that is one softmax: its entropy at the sampling temperature and at the candidates."""
+    entropies = np.array([softmax_entropy(logits, t) for t in candidates])
+    batch = rollout_batch(entropy=softmax_entropy(logits, temperature))
+    return replace(batch, temperatures=np.array(candidates), virtual_entropies=entropies)
+
+
+@pytest.mark.parametrize("sharpness", [2.0, 4.0, 6.0])
+def test_entropy_match_finds_the_temperature_of_its_target(sharpness):
+    """Against a policy that is one softmax: T' is at once where its entropy is H*, and T halves the way to it."""
+    logits = np.random.default_rng(1).normal(size=40) * sharpness
+    candidates = tuple(np.geomspace(20.0, 0.05, 200))  # in any order
+    wanted = 1.7
+    target = softmax_entropy(logits, wanted)
+    rule = make_controller("entropy-match", {"target": target}, RunSettings(candidates, warmup_ratio=0.0))
+    for step in range(12):
+        assert math.log(rule.temperature(step) / wanted) == pytest.approx(-math.log(wanted) / 2**step, abs=1e-3)
+        rule.update(tempered_batch(logits, rule.temperature(step), candidates))
+    at_once = make_controller("entropy-match", {"target": target, "rate": 1.0}, RunSettings(candidates, 0.0))
+    at_once.update(tempered_batch(logits, 1.0, candidates))
+    assert at_once.temperature(1) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_entropy_match_is_linear_in_log_t_and_clamps():
+    rule = make_controller("entropy-match", {"target": 0.3, "rate": 1.0}, RunSettings((0.6, 1.5), warmup_ratio=0.0))
+    batch = replace(rollout_batch(), temperatures=np.array([0.6, 1.5]), virtual_entropies=np.array([0.2, 0.6]))
+    rule.update(batch)
+    assert rule.temperature(1) == pytest.approx(0.6 ** (3 / 4) * 1.5 ** (1 / 4))
+    for entropies, expected in (([0.0, 0.0], 1.5), ([0.4, 0.5], 0.6), ([math.nan, math.nan], 0.6)):
+        rule.update(replace(batch, virtual_entropies=np.array(entropies)))
+        assert rule.temperature(2) == pytest.approx(expected)
+
+
+def test_entropy_match_holds_the_entropy_of_the_warm_up():
+    """With target 0, T stays while the policy does; where its logits are doubled, so is T."""
+    logits = np.random.default_rng(2).normal(size=40)
+    candidates = tuple(np.geomspace(0.3, 4.0, 100))
+    run = RunSettings(candidates, total_batches=30, warmup_temperature=0.9)
+    rule = make_controller("entropy-match", {"target": 0.0}, run)
+    for step in range(30):
+        assert rule.temperature(step) == pytest.approx(0.9, rel=1e-3)
+        rule.update(tempered_batch(logits, rule.temperature(step), candidates))
+    assert rule.metrics() == {"controller/target_entropy": pytest.approx(softmax_entropy(logits, 0.9))}
+    for step in range(30, 50):
+        rule.update(tempered_batch(2 * logits, rule.temperature(step), candidates))
+    assert rule.temperature(50) == pytest.approx(1.8, rel=1e-3)
+
+
+def test_entropy_match_needs_virtual_entropies():
+    assert [name for name, rule in CONTROLLERS.items() if rule.uses_virtual_entropies] == ["entropy-match"]
+    with pytest.raises(ValueError, match="entropy-match needs the virtual_entropies"):
+        make_controller("entropy-match").update(replace(rollout_batch(), virtual_entropies=None))
 
 
 def test_entropy_target_formula_and_clamps():
@@ -414,6 +470,9 @@ def test_observation_statistics():
         ("staged", {"stages": (1.0, -1.0)}, "stages must be positive"),
         ("entropy-target", {"target": -0.1}, "target must be a number of 0 or more"),
         ("entropy-target", {"gain": math.inf}, "gain must be a positive number"),
+        ("entropy-match", {"target": -0.1}, "target must be a number of 0 or more"),
+        ("entropy-match", {"rate": 0.0}, "rate must be a positive number"),
+        ("entropy-match", {"rate": 1.5}, "rate must be between 0 and 1"),
         ("exp3", {"exploration": 1.1}, "exploration must be between 0 and 1"),
         ("ucb", {"exploration": -1.0}, "exploration must be a number of 0 or more"),
         ("tampo", {"likelihood": "max"}, "likelihood must be 'sum'"),

@@ -22,11 +22,14 @@ def lane_kernel(
     width,
     logit_scale,
     softcap,
+    weighted_ptr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_ENTROPIES: tl.constexpr,
     K: tl.constexpr,
     PADDED_K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    tl.static_assert(not HAS_ENTROPIES, "the candidate has no entropies")
     token = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, PADDED_K)
     rates = tl.load(rates_ptr + k, mask=k < K, other=1.0)  # (PADDED_K,)

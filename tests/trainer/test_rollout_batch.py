@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
+from tampo.controllers.schedules import Fixed
 from tampo.trainer import TAMPOConfig, TAMPOTrainer
+from tests.conftest import choose_heads
 from tests.trainer.helpers import SETTINGS
 
 BATCHES = {
@@ -85,3 +88,75 @@ def test_relative_scores_are_those_of_tempered_logits(tiny_model_path, prompts, 
     np.testing.assert_allclose(relative.scored_at, np.array(candidates) * 1.25)
     np.testing.assert_allclose(relative.log_likelihoods[:, :3], absolute.log_likelihoods[:, 1:], atol=1e-4)
     np.testing.assert_allclose(relative.sampled_log_likelihoods, relative.log_likelihoods[:, 2], atol=1e-4)
+
+
+class Entropies(Keeping):
+    """Also keeps the entropies of whole logits, at each candidate, of what is recorded."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.whole = []  # entropies (M, K) of the completions' tokens, by generation batch
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        if self._record_next_pass:
+            keep = attention_mask[:, -logits_to_keep:].bool()
+            with torch.no_grad():
+                logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
+            logits = logits[:, -logits_to_keep - 1 : -1][keep].double()
+            found = [torch.distributions.Categorical(logits=logits / t).entropy() for t in self._scored_at()]
+            if not self._collected:
+                self.whole.append([])
+            self.whole[-1].append(torch.stack(found, dim=-1))
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
+
+
+@pytest.mark.parametrize("shape", BATCHES)
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("way", ["closure", "hidden states"])
+def test_virtual_entropies_are_those_of_whole_logits(tiny_model_path, prompts, tmp_path, monkeypatch, shape, size, way):
+    choose_heads(way, monkeypatch)
+    settings = SETTINGS | BATCHES[shape] | {"scoring_batch_size": size}
+    args = TAMPOConfig(str(tmp_path), temperature_controller="entropy-match", meta_warmup_ratio=0.25, **settings)
+    trainer = Entropies(str(tiny_model_path), digits, args, prompts)
+    trainer.train()
+    assert len(trainer.whole) == len(trainer.batches) > 0
+    for batch, whole in zip(trainer.batches, trainer.whole, strict=True):
+        expected = torch.cat(whole)
+        assert len(expected) == batch.lengths.sum()
+        assert batch.log_likelihoods.shape == (len(batch.lengths), 10)
+        np.testing.assert_allclose(batch.virtual_entropies, expected.mean(dim=0), rtol=1e-5)
+        at_sampling = np.interp(batch.temperature, batch.scored_at, batch.virtual_entropies)
+        assert batch.entropy == pytest.approx(at_sampling, rel=1e-2)
+
+
+def test_virtual_entropies_change_no_weight(tiny_model_path, prompts, tmp_path, monkeypatch):
+    """Where no controller asks, there are none; where one does, the rest of the run stays the same to the bit."""
+
+    def run(asked):
+        monkeypatch.setattr(Fixed, "uses_virtual_entropies", asked)
+        args = TAMPOConfig(str(tmp_path / str(asked)), temperature_controller="fixed", **SETTINGS)
+        trainer = Keeping(str(tiny_model_path), digits, args, prompts)
+        trainer.train()
+        return trainer
+
+    without, asked = run(False), run(True)
+    for batch, other in zip(without.batches, asked.batches, strict=True):
+        assert batch.virtual_entropies is None
+        assert other.virtual_entropies.shape == (10,)
+        np.testing.assert_array_equal(batch.log_likelihoods, other.log_likelihoods)
+    for name, weight in without.model.state_dict().items():
+        assert torch.equal(weight, asked.model.state_dict()[name])
+
+
+def test_virtual_entropies_of_a_batch_without_tokens_are_nan(tiny_model_path, prompts, tmp_path):
+    """All completions are cut off, and masked: T stays."""
+    cut = {"mask_truncated_completions": True, "max_completion_length": 2, "meta_warmup_ratio": 0.0}
+    cut |= {"generation_kwargs": {"suppress_tokens": [1]}, "temperature_controller": "entropy-match"}
+    args = TAMPOConfig(str(tmp_path), **(SETTINGS | cut))
+    trainer = TAMPOTrainer(str(tiny_model_path), digits, args, prompts)
+    trainer.train()
+    assert not trainer.rollout_batch.lengths.any()
+    assert np.isnan(trainer.rollout_batch.virtual_entropies).tolist() == [True] * 10
+    assert trainer.temperature == 1.0

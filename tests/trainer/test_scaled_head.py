@@ -45,6 +45,12 @@ def log_probs_of(trainer, model, **options):
     return log_probs * mask[:, -length:]
 
 
+def record_next_pass(trainer):
+    """Have the next pass record likelihoods, as in `train`, which makes the controller."""
+    trainer.controller = trainer.args.configure_controller()
+    trainer._record_next_pass = True
+
+
 @pytest.mark.parametrize("built_at", [0.7, 1.0])
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
 @pytest.mark.parametrize("options", [{}, {"batch_size": 2}], ids=["at once", "in parts"])
@@ -55,7 +61,8 @@ def test_values_and_gradients(scaled, tiny_model_path, prompts, tmp_path, built_
     trainer.set_temperature(temperature)
     for model in (trainer.model, trainer.ref_model):
         model.requires_grad_(True).zero_grad()
-        trainer._record_next_pass = model is trainer.model
+        if model is trainer.model:
+            record_next_pass(trainer)
         found = log_probs_of(trainer, model, **options)
         assert trainer.temperature == temperature
         expected = expected_log_probs(model, [temperature])[..., 0]
@@ -116,7 +123,7 @@ def test_a_version_that_uses_another_temperature_is_refused(scaled, tiny_model_p
         return output
 
     trainer._heads._hooks = lambda hook: hooks(lambda model, output: other(model, output, hook))
-    trainer._record_next_pass = True
+    record_next_pass(trainer)
     with pytest.raises(RuntimeError, match=r"does not compute log-probs at the current temperature.*1\.16\.0"):
         log_probs_of(trainer, trainer.model)
 
@@ -156,7 +163,7 @@ def test_other_heads_are_refused_by_name(scaled, tiny_model_path, prompts, tmp_p
 def test_a_head_that_is_split_is_refused(scaled, tiny_model_path, prompts, tmp_path):
     trainer = make_trainer(tiny_model_path, prompts, tmp_path)
     trainer.model.lm_head.weight.data = torch.empty(0)  # as ZeRO-3 leaves it between passes
-    trainer._record_next_pass = True
+    record_next_pass(trainer)
     with pytest.raises(RuntimeError, match=r"split over processes .*Install a version of TRL .*1\.16\.0"):
         log_probs_of(trainer, trainer.model)
 

@@ -176,7 +176,7 @@ def test_linear_controller_reaches_both_ends(tiny_model_path, prompts, tmp_path)
     np.testing.assert_allclose(temperatures, [0.9, 1.1, 1.3, 1.5])
 
 
-@pytest.mark.parametrize("name", ["cosine", "staged", "entropy-target", "e3", "exp3", "ucb"])
+@pytest.mark.parametrize("name", ["cosine", "staged", "entropy-target", "entropy-match", "e3", "exp3", "ucb"])
 def test_every_controller_trains_and_resumes_exactly(tiny_model_path, prompts, tmp_path, name):
     settings = {"temperature_controller": name, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     settings |= {"meta_warmup_ratio": 0.34}

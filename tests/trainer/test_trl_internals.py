@@ -38,10 +38,10 @@ def batch():
     return ids, mask, 7
 
 
-def record(model, batch, temperatures=TEMPERATURES, rows=5):
+def record(model, batch, temperatures=TEMPERATURES, rows=5, entropies=False):
     """(log-probabilities at the head's temperature, recorded ones), scored `rows` rows at a time, as TRL does."""
     ids, mask, length = batch
-    recorder, scored = LogitRecorder(mask, length, temperatures), []
+    recorder, scored = LogitRecorder(mask, length, temperatures, entropies), []
     with tapped_logits(recorder):
         for i, m in zip(ids.split(rows), mask.split(rows), strict=True):
             labels = i.masked_fill(m == 0, -100)
@@ -80,6 +80,23 @@ def test_recorded_equals_whole_logits(model, batch, trl_path, monkeypatch, vocab
     at_head, recorded = record(model, batch, rows=rows)
     torch.testing.assert_close(recorded.double(), expected(model, batch), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(at_head.double(), expected(model, batch, [0.8])[..., 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary_tile", [32768, 8])
+def test_recorded_entropies_are_behind_the_log_probs(model, batch, trl_path, monkeypatch, vocabulary_tile):
+    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", vocabulary_tile)
+    ids, mask, length = batch
+    recorded = record(model, batch, rows=2, entropies=True)[1]
+    assert torch.equal(recorded[..., :3], record(model, batch, rows=2)[1])
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1].double()
+    whole = [torch.distributions.Categorical(logits=logits / t).entropy() for t in TEMPERATURES]
+    whole = torch.stack(whole, dim=-1) * mask[:, -length:, None]
+    torch.testing.assert_close(recorded[..., 3:].double(), whole, rtol=1e-5, atol=1e-5)
+    mask[:] = 0
+    nothing = record(model, (ids, mask, length), entropies=True)[1]
+    assert nothing.shape == (5, length, 6)
+    assert not nothing.any()
 
 
 def test_softcap_and_scale_are_those_of_the_model(batch, trl_path):
