@@ -18,8 +18,15 @@ from tests.controllers.test_values import LISTS, NOT_LISTS, NOT_NUMBERS, NUMBERS
 from tests.trainer.helpers import make_trainer
 
 PLAIN = {"use_cpu": True, "bf16": False}
-FLOATS = ["temperature", "meta_alpha", "meta_top_p", "meta_warmup_ratio", "meta_warmup_temperature"]
-TEXTS = {"temperature_controller": "linear", "meta_likelihood": "mean"}
+FLOATS = [
+    "temperature",
+    "meta_alpha",
+    "meta_top_p",
+    "meta_warmup_ratio",
+    "meta_warmup_temperature",
+    "loss_importance_cap",
+]
+TEXTS = {"temperature_controller": "linear", "meta_likelihood": "mean", "loss_temperature": "one"}
 OWN = [name for name in TAMPOConfig.__annotations__ if name in TAMPOConfig.__dataclass_fields__]
 KWARGS = [(n, k) for n, c in CONTROLLERS.items() for k in c.parameters() if k not in NAMED.get(n, ())]
 

@@ -70,6 +70,7 @@ def test_the_scale_itself(value):
 OWN = [
     "temperature_controller", "temperature_controller_kwargs", "temperature_candidates", "meta_alpha", "meta_top_p",
     "meta_warmup_ratio", "meta_warmup_temperature", "meta_likelihood", "scoring_batch_size",
+    "loss_temperature", "loss_importance_cap",
 ]  # fmt: skip
 
 
