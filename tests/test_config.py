@@ -95,6 +95,8 @@ def test_null_is_a_value():
         ({"temperature_controller": "tempo"}, "controller: must be one of tampo, fixed, .*'tempo'"),
         ({"scale": "../../etc"}, "scale"),
         ({"likelihood": "max"}, "likelihood"),
+        ({"loss_temperature": "two"}, "loss_temperature: .*'two'"),
+        ({"loss_importance_cap": 0.5}, "loss_importance_cap: .*greater than or equal to 1"),
     ],
 )
 def test_bad_values_are_named(overrides, message):
@@ -173,6 +175,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         *("grader", "device"),  # tampo.runs.identity adds them where they decide something
         "use_bias_correction_kl",  # without a KL term
         *("base_logit_scale", "use_adaptive_entropy", "entropy_target"),  # as before they were parameters
+        *("loss_temperature", "loss_importance_cap"),  # where the loss is at the sampling temperature, as before
         # without vLLM
         *(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")),
     }
@@ -209,6 +212,14 @@ def test_identity_holds_the_objective_where_it_is_read_and_not_as_it_was_before(
     before = on | {"vllm_importance_sampling_mode": "sequence_mask"}
     assert not weights & mini.training(**before).identity().keys()
     assert mini.evaluation(eval_dtype="fp32").identity() != mini.evaluation().identity()
+
+
+def test_identity_holds_the_temperature_of_the_loss_where_it_is_one():
+    mini, names = load_params("mini"), {"loss_temperature", "loss_importance_cap"}
+    assert mini.training(loss_importance_cap=3.0).identity() == mini.training().identity()
+    one = mini.training(loss_temperature="one").identity()
+    assert {name: one[name] for name in names} == {"loss_temperature": "one", "loss_importance_cap": 2.0}
+    assert mini.training(loss_temperature="one", loss_importance_cap=3.0).identity() != one
 
 
 def test_limits_of_importance_weights_are_in_order():

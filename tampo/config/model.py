@@ -49,6 +49,7 @@ _BEFORE: dict[str, Any] = {
     "eval_dtype": "auto",
     "base_logit_scale": 1.0,
     "use_adaptive_entropy": False,
+    "loss_temperature": "sampling",
 }
 
 
@@ -164,6 +165,11 @@ class TrainingConfig(_DataConfig):
     warmup_steps: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     beta: float = Field(0.0, ge=0, description="Weight of the KL term (Eq. 13).")
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="TRL's loss (Eq. 13: grpo).")
+    loss_temperature: Literal["sampling", "one"] = Field(
+        "sampling",
+        description="Temperature of the loss: sampling (that of the rollouts), or one, with importance weights.",
+    )
+    loss_importance_cap: float = Field(2.0, ge=1, description="Upper limit of these weights.")
     use_bias_correction_kl: bool = Field(
         False, description="Multiply the KL term by the ratio, TRL's default; Eq. 13 does not."
     )
@@ -284,6 +290,8 @@ class TrainingConfig(_DataConfig):
             idle.add("use_bias_correction_kl")
         if not self.use_adaptive_entropy:
             idle.add("entropy_target")
+        if self.loss_temperature == "sampling":
+            idle.add("loss_importance_cap")
         weights = {name for name in type(self).model_fields if name.startswith("vllm_importance_sampling_")}
         if self.rollout_engine == "transformers":
             idle |= weights

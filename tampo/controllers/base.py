@@ -31,7 +31,8 @@ class RolloutBatch:
         advantages: Shape (N,).
         lengths: Tokens of each rollout, shape (N,).
         reward: Mean over rollouts; NaN if none could be graded.
-        entropy: Mean per token, in nats, of the distribution that was sampled from, so after temperature scaling.
+        entropy: Mean per token, in nats, of the distribution that was sampled from, so after temperature scaling; where
+            the loss is at temperature 1 (`loss_temperature` of `TAMPOConfig`), that of the policy at 1.
         temperature: The sampling temperature.
         rewards: Of each rollout, the weighted sum of the reward functions, shape (N,); NaN if it could not be graded.
         groups: The number of each rollout's prompt in the batch, shape (N,).

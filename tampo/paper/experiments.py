@@ -125,6 +125,13 @@ REGRET_OTHERS = (
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
 _REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO)
 
+# T in the loss, or a property of the behaviour policy only.
+LOSS_TEMPERATURE_ROWS = tuple(
+    Method(method.key + suffix, method.title + addition, {**(method.changes or {}), "loss_temperature": where})
+    for method in (_TAMPO, *(_row(f"fixed-{t:g}", "fixed", temperature=t) for t in (1.2, 0.7)))
+    for where, suffix, addition in (("sampling", "", ""), ("one", "-one", ", loss at 1"))
+)
+
 ABLATION_SEEDS = 3  # an ablation uses the first three seeds; all other experiments use all seeds
 EVALUATION_TEMPERATURES = (0.6, 1.4)  # besides the paper's 1.0
 

@@ -21,8 +21,9 @@ class MetaPolicyCallback(TrainerCallback):
     `TAMPOTrainer` adds it, and calls it after all others. At every optimizer step it logs `temperature` (the current
     one), the controller's metrics (for TAMPO the distribution and its entropy in nats), and, after each finished
     generation batch, the mean, standard deviation and number of T* (Eq. 7) over rollouts of positive and of negative
-    advantage, and how far the sampler's log-probs are from the loss's (`tampo.trainer.sampler`). `skipped_steps` is the
-    number of steps so far without an update, where gradients overflowed in fp16.
+    advantage, how far the sampler's log-probs are from the loss's (`tampo.trainer.sampler`), and the weights of a loss
+    at temperature 1 (`tampo.trainer.importance_weights`). `skipped_steps` is the number of steps so far without an
+    update, where gradients overflowed in fp16.
 
     A callback that stops the run, or the epoch, while gradients accumulate stops it at the end of that step: with half
     of a step done, no checkpoint could be resumed exactly.
@@ -64,6 +65,7 @@ class MetaPolicyCallback(TrainerCallback):
             metrics["skipped_steps"] = trainer.skipped_steps
         if trainer.rollout_batch is not None and trainer.rollout_batch is not self._logged:
             metrics |= trainer.rollout_batch.statistics() | trainer.sampler_gap.metrics
+            metrics |= trainer.importance_weights.metrics
             self._logged = trainer.rollout_batch
         trainer.log_names.write(metrics)
 

@@ -19,6 +19,8 @@ from tampo.meta_policy import (
 from tampo.trainer.trl_internals import DICT_FIELDS
 from tampo.values import convert, plain
 
+LOSS_TEMPERATURES = ("sampling", "one")
+
 
 def _of_tampo(name: str) -> Any:
     """A field with the default and the help text of a parameter of the controller `TAMPO`."""
@@ -68,6 +70,14 @@ class TAMPOConfig(GRPOConfig):
         "Share of the run that samples at meta_warmup_temperature.",
     )
     meta_warmup_temperature: float = parameter(RunSettings.warmup_temperature, "Sampling temperature of the warm-up.")
+    loss_temperature: str = parameter(
+        "sampling",
+        "Temperature of the log-probs of the loss: sampling (that of the rollouts), or one. With one, T is a property "
+        "of the behaviour policy only, and the loss is importance-weighted (tampo.trainer.importance_weights).",
+    )
+    loss_importance_cap: float = parameter(
+        2.0, "Upper limit of these weights, at least 1; read with loss_temperature 'one' only."
+    )
     scoring_batch_size: int | None = parameter(
         None,
         "Rows per group in log-prob computation (policy and reference); rows of similar length form a group, so that "
@@ -97,6 +107,12 @@ class TAMPOConfig(GRPOConfig):
                 "and the loss would not follow the sampling. Set torch_compile=False, without torch_compile_backend "
                 "and torch_compile_mode."
             )
+        if self.loss_temperature not in LOSS_TEMPERATURES:
+            raise ValueError(
+                f"loss_temperature must be one of {', '.join(LOSS_TEMPERATURES)}, got {self.loss_temperature!r}."
+            )
+        if not self.loss_importance_cap >= 1:  # not NaN either; below 1, rollouts at T = 1 would have other weights
+            raise ValueError(f"loss_importance_cap must be a number of at least 1, got {self.loss_importance_cap!r}.")
         rows = self.scoring_batch_size
         if rows is not None and rows < 1:
             raise ValueError(f"scoring_batch_size must be a whole number of at least 1, or None, got {rows!r}.")

@@ -12,7 +12,7 @@ from tampo.trainer.trl_internals import columns_of_rewards, metrics_of_rewards, 
 
 # `reward` is TRL's: controllers read it.
 METRICS = frozenset({"temperature", "reward", "skipped_steps"})
-METRIC_PREFIXES = ("meta_policy/", "controller/", "optimal_temperature/", "reward_at/", "sampler/")
+METRIC_PREFIXES = ("meta_policy/", "controller/", "optimal_temperature/", "reward_at/", "sampler/", "loss/")
 COLUMNS = frozenset({"temperature", "log_likelihoods"})
 
 

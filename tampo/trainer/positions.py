@@ -36,15 +36,22 @@ _CHANGING_ROPE = ("dynamic", "longrope")
 LogProbs = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def check_padding(trainer: GRPOTrainer, models: Sequence[PreTrainedModel], log_probs: LogProbs, grouped: bool) -> None:
+def check_padding(
+    trainer: GRPOTrainer,
+    models: Sequence[PreTrainedModel],
+    log_probs: LogProbs,
+    temperature: float,
+    grouped: bool,
+) -> None:
     """Make TRL's log-probs independent of padding, or refuse the model by its name.
 
     Takes a few passes over at most 32 tokens, and no random numbers.
 
     Args:
-        trainer: Ready to train; `log_probs` are at its current temperature.
+        trainer: Ready to train.
         models: The policy and, if there is one, the reference model; both get position ids where these are needed.
         log_probs: TRL's log-probs of the policy.
+        temperature: That of `log_probs`.
         grouped: Whether `scoring_batch_size` is set.
 
     Raises:
@@ -59,12 +66,18 @@ def check_padding(trainer: GRPOTrainer, models: Sequence[PreTrainedModel], log_p
     model.eval()  # dropout would draw random numbers
     try:
         with torch.no_grad():
-            _check_padding(trainer, models, log_probs, grouped)
+            _check_padding(trainer, models, log_probs, temperature, grouped)
     finally:
         model.train(training)
 
 
-def _check_padding(trainer: GRPOTrainer, models: Sequence[PreTrainedModel], log_probs: LogProbs, grouped: bool) -> None:
+def _check_padding(
+    trainer: GRPOTrainer,
+    models: Sequence[PreTrainedModel],
+    log_probs: LogProbs,
+    temperature: float,
+    grouped: bool,
+) -> None:
     policy, name, device = models[0], type(models[0]).__name__, trainer.accelerator.device
     alone, spread = [], []
     long, short = (torch.tensor([row], device=device) for row in probe_rows(policy.config))
@@ -73,7 +86,7 @@ def _check_padding(trainer: GRPOTrainer, models: Sequence[PreTrainedModel], log_
     for row in (long, short):
         with trainer.accelerator.autocast():
             logits = cast(Any, trainer.model)(input_ids=row, attention_mask=torch.ones_like(row)).logits
-        own = torch.log_softmax(logits[:, -columns - 1 : -1].float() / trainer.temperature, dim=-1)  # (1, c, V)
+        own = torch.log_softmax(logits[:, -columns - 1 : -1].float() / temperature, dim=-1)  # (1, c, V)
         alone.append(log_probs(row, torch.ones_like(row), columns))
         spread.append(own.std(dim=-1))
         expected = own.gather(-1, row[:, -columns:, None])[..., 0]

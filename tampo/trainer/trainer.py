@@ -4,10 +4,11 @@ TRL 1.16 copies the temperature into the generation settings when the trainer is
 of the fused LM head that computes all log-probabilities of the loss. `TAMPOTrainer.set_temperature` changes both, so
 that sampling, loss and reference model agree. Where tampo does not know TRL's head, it scales hidden states instead
 (`tampo.trainer.scaled_head`). Each generation batch carries its sampling temperature, and all its log-probabilities
-are computed at it.
+are computed at it. With `loss_temperature="one"`, only the sampler's temperature changes: the loss and the reference
+model stay at 1, and rollouts get importance weights (`tampo.trainer.importance_weights`).
 
 The K virtual log-likelihoods of a batch come from the logits of the first pass of the policy that generated it. They
-need no further forward pass and no further product with the LM head.
+need no further forward pass and no further product with the LM head. The same holds for importance weights.
 """
 
 import logging
@@ -15,7 +16,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from tampo.files import write_json
 from tampo.meta_policy import check_temperature, check_temperatures
 from tampo.trainer.callback import MetaPolicyCallback
 from tampo.trainer.config import TAMPOConfig
+from tampo.trainer.importance_weights import ImportanceWeights
 from tampo.trainer.length_grouping import compute_by_length
 from tampo.trainer.log_names import LogNames
 from tampo.trainer.model_card import PAPER, add_temperature
@@ -65,6 +67,16 @@ class NonFiniteLoss(FloatingPointError):
     """The loss or logits are NaN or infinite; the message names the step, the prompts and the newest checkpoint."""
 
 
+class Recorded(NamedTuple):
+    """What one pass of the generating policy says of its rows."""
+
+    virtual: Tensor  # (b, C, K), log-probs at the virtual temperatures; with the entropies there, (b, C, 2 K)
+    entropies: Tensor  # (b, C), at the temperature of the loss
+    sampled: Tensor  # (b, C), log-probs at the sampling temperature
+    loss: Tensor  # (b, C), log-probs at the temperature of the loss
+    log_ratios: Tensor | None  # (b, C), log pi_1 - log pi_T; None where the loss is at the sampling temperature
+
+
 class TAMPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose sampling temperature is set by a controller, by default TAMPO's meta-policy (Algorithm 1).
 
@@ -78,9 +90,10 @@ class TAMPOTrainer(GRPOTrainer):
 
     Attributes:
         controller: The controller of the current training run; None before the first `train()`.
-        temperature: The current temperature.
+        temperature: The current sampling temperature.
         rollout_batch: Likelihoods, advantages and lengths of the latest finished generation batch, or None.
         sampler_gap: How far the sampler's log-probs are from the loss's (`tampo.trainer.sampler`).
+        importance_weights: Those of a loss at temperature 1 (`tampo.trainer.importance_weights`).
         skipped_steps: Steps without an update, because gradients overflowed in fp16. Controllers count the others.
 
     Raises:
@@ -164,13 +177,14 @@ class TAMPOTrainer(GRPOTrainer):
             self.use_vllm and self.vllm_importance_sampling_correction
         )
         self.sampler_gap = SamplerGap(self)
+        self.importance_weights = ImportanceWeights(self, self.args.loss_importance_cap)
         self.skipped_steps = 0
         self.problems: tuple[str, list[str]] = "prompt", []  # a column and its values, of the latest generation batch
         self._row_problems: list[str] = []  # of each local row of the latest generation batch
         self._train_sampler: Iterable[int] | None = None  # None for a stream
         self._record_next_pass = False
-        # (b, C, K), with virtual entropies (b, C, 2 K), (b, C), (b, C), of the latest recorded pass
-        self._recorded: tuple[Tensor, Tensor, Tensor]
+        self._recorded: Recorded  # of the latest recorded pass
+        self._unweighted: Tensor | None = None  # advantages (b, C) of a loss that wait for its pass, for their weights
         self._reward = math.nan  # mean of the latest generation batch
         self._rewards: NDArray[np.float64] = np.empty(0)  # (N,), of its rollouts, over all processes
         self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
@@ -205,9 +219,17 @@ class TAMPOTrainer(GRPOTrainer):
         return heads
 
     def set_temperature(self, temperature: float) -> None:
-        """Set the current temperature, of sampling and of every log-probability computed from now on."""
-        self.temperature = self._heads.temperature = check_temperature("temperature", temperature)
+        """Set the current temperature, of sampling and of every log-probability computed from now on.
+
+        With `loss_temperature="one"`, log-probabilities of the training are at 1.
+        """
+        self.temperature = check_temperature("temperature", temperature)
+        self._heads.temperature = 1.0 if self._weighs_rollouts() else self.temperature
         set_sampling_temperature(self, self.temperature)
+
+    def _weighs_rollouts(self) -> bool:
+        """Whether the loss is at temperature 1, with weights. Evaluations are at their own temperature throughout."""
+        return self.args.loss_temperature == "one" and self._policy().training
 
     def _run_settings(self, steps: int) -> RunSettings:
         return self.args.run_settings(steps, self._policy().config.get_text_config().vocab_size)
@@ -302,7 +324,11 @@ class TAMPOTrainer(GRPOTrainer):
             self._missing_rows, self._collected = rows, []
             self.sampler_gap.start()
             self._reward = training_metrics(self)["reward"][-1]
+            self.importance_weights.start()
             if self._log_probs_at_generation:
+                if self._recorded.log_ratios is not None:
+                    output["old_per_token_logps"] = self._recorded.loss
+                    output["importance_weights"] = self.importance_weights.weights(self._recorded.log_ratios)
                 self._collect_likelihoods(output)
         return output
 
@@ -314,7 +340,7 @@ class TAMPOTrainer(GRPOTrainer):
         def log_probs(*rows: Any) -> Tensor:
             return cast(Tensor, self._heads.log_probs(lambda: compute(self.model, *rows), Rows(*rows), None)[0])
 
-        check_padding(self, models, log_probs, self.args.scoring_batch_size is not None)
+        check_padding(self, models, log_probs, self._heads.temperature, self.args.scoring_batch_size is not None)
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, *args, **kwargs)  # (N, functions), NaN where there is none
@@ -330,12 +356,27 @@ class TAMPOTrainer(GRPOTrainer):
         self.set_temperature(inputs["temperature"].item())
         collecting = self._policy().training and self._missing_rows > 0
         self._record_next_pass = collecting
-        loss = super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, self._with_weights(inputs) if self._weighs_rollouts() else inputs)
         if self._policy().training and not torch.isfinite(loss):
             raise NonFiniteLoss(self._describe(f"The loss is {loss.item()}"))
         if collecting:
             self._collect_likelihoods(inputs)
         return loss
+
+    def _with_weights(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """TRL's batch with an advantage for each token, (b, C), multiplied by its weight.
+
+        TRL multiplies each token's loss by the advantage and adds the KL term later. A weight is positive, so it
+        changes no clipping either: min(ratio A w, clipped ratio A w) = w min(ratio A, clipped ratio A).
+        """
+        advantages = inputs["advantages"].unsqueeze(1).repeat(1, inputs["completion_ids"].size(1))
+        if "importance_weights" in inputs:
+            advantages *= inputs["importance_weights"]
+        else:
+            # The first pass of the loss is the generating policy's: no further pass at generation is needed. TRL has
+            # this tensor before that pass, which multiplies it by the weights, and uses it afterwards.
+            self._unweighted = advantages
+        return inputs | {"advantages": advantages}
 
     def _describe(self, problem: str, rows: Sequence[int] = ()) -> str:
         """A message about local rows of the latest generation batch; about all of them, if none are given."""
@@ -366,7 +407,7 @@ class TAMPOTrainer(GRPOTrainer):
         others = {name: value for name, value in kwargs.items() if name not in ("batch_size", "compute_entropy")}
 
         def compute_rows(*rows: Any) -> tuple[Tensor | None, ...]:
-            temperatures, asked = (self._scored_at(), self._uses_virtual_entropies()) if recording else (None, False)
+            temperatures, asked = (self._recorded_at(), self._uses_virtual_entropies()) if recording else (None, False)
             return self._heads.log_probs(
                 lambda: compute(model, *rows, *args, **kwargs), Rows(*rows), temperatures, asked
             )
@@ -382,8 +423,33 @@ class TAMPOTrainer(GRPOTrainer):
         assert log_probs is not None, "never None"
         if recorded is not None:
             assert entropies is not None, "compute_entropy is set"
-            self._recorded = recorded, entropies.detach().float(), log_probs.detach()
+            self._recorded = self._split(recorded, entropies.detach().float(), log_probs.detach())
+            log_ratios = self._recorded.log_ratios
+            if self._unweighted is not None and log_ratios is not None:
+                self._unweighted *= self.importance_weights.weights(log_ratios)
+                self._unweighted = None
+            if log_ratios is not None and self._log_probs_at_generation:
+                # TRL compares these with vLLM's, which are at the sampling temperature. The loss gets those at 1.
+                return self._recorded.sampled, entropies, *auxiliary_loss
         return log_probs, entropies, *auxiliary_loss
+
+    def _recorded_at(self) -> Sequence[float]:
+        """The K virtual temperatures, and the two of importance weights where there are some.
+
+        Both of these are recorded, from the same logits in float32, so that weights at T = 1 are exactly 1.
+        """
+        return [*self._scored_at(), *((self.temperature, 1.0) if self._weighs_rollouts() else ())]
+
+    def _split(self, recorded: Tensor, entropies: Tensor, log_probs: Tensor) -> Recorded:
+        """Values at `_recorded_at`, (b, C, ...), and entropies and log-probs at the loss's temperature, (b, C)."""
+        if not self._weighs_rollouts():
+            return Recorded(recorded, entropies, log_probs, log_probs, None)
+        k, scored = len(self._scored_at()), len(self._recorded_at())  # K, K + 2
+        sampled, at_one = recorded[..., k], recorded[..., k + 1]
+        virtual = torch.cat(
+            [recorded[..., :k], recorded[..., scored : scored + k]], dim=-1
+        )  # entropies, if any, behind
+        return Recorded(virtual, entropies, sampled, log_probs, at_one - sampled)
 
     def _scored_at(self) -> Sequence[float]:
         """The K virtual temperatures of the current generation batch."""
@@ -400,9 +466,13 @@ class TAMPOTrainer(GRPOTrainer):
         if self._record_next_pass:
             raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        recorded, entropies, current = self._recorded
+        virtual_values, entropies, current, _, log_ratios = self._recorded
         self.sampler_gap.add(current, mask, inputs)
-        virtual = (recorded * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8; with virtual entropies (b, 2 K)
+        if log_ratios is not None:
+            self.importance_weights.add(log_ratios, mask)
+            if not self._log_probs_at_generation:  # for the next iterations over these rows
+                inputs["importance_weights"] = self.importance_weights.weights(log_ratios)
+        virtual = (virtual_values * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8; with virtual entropies (b, 2 K)
         sampled = (current * mask).sum(dim=1)
         others = [sampled, (entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
         rows = torch.cat([virtual, torch.stack(others, dim=1)], dim=1)
@@ -416,6 +486,7 @@ class TAMPOTrainer(GRPOTrainer):
             k, tokens = len(scored_at), batch[:, -1].sum()
             self._check_likelihoods(batch[:, :k], own[:, :k])
             self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
+            self.importance_weights.finish()
             sampled, entropy, advantages, lengths = batch[:, -4:].T
 
             def per_token(sums: NDArray[np.float64]) -> float:

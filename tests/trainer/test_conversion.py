@@ -19,7 +19,7 @@ from tests.trainer.helpers import make_trainer
 
 PLAIN = {"use_cpu": True, "bf16": False}
 FLOATS = ["temperature", "meta_alpha", "meta_top_p", "meta_warmup_ratio", "meta_warmup_temperature"]
-TEXTS = {"temperature_controller": "linear", "meta_likelihood": "mean"}
+TEXTS = {"temperature_controller": "linear", "meta_likelihood": "mean", "loss_temperature": "one"}
 OWN = [name for name in TAMPOConfig.__annotations__ if name in TAMPOConfig.__dataclass_fields__]
 KWARGS = [(n, k) for n, c in CONTROLLERS.items() for k in c.parameters() if k not in NAMED.get(n, ())]
 
@@ -47,6 +47,7 @@ def config(folder, **values):
 
 def test_every_parameter_is_tested():
     listed = {*FLOATS, *TEXTS, "temperature_candidates", "temperature_controller_kwargs", "scoring_batch_size"}
+    listed |= {"loss_importance_cap"}
     assert listed == {*OWN, "temperature"}
 
 
@@ -66,6 +67,8 @@ def test_whole_numbers_words_and_none(tmp_path):
     for value in (4, np.int64(4), np.float64(4), torch.tensor(4), "4", " 4 ", 4.0, np.array([4])):
         check(config(tmp_path, scoring_batch_size=value), config(tmp_path, scoring_batch_size=4))
     assert config(tmp_path, scoring_batch_size=None).scoring_batch_size is None
+    for value in (np.float32(1.5), torch.tensor(1.5), pd.Series([1.5]), "15e-1", " 1.5 "):  # at least 1: no 0.75
+        check(config(tmp_path, loss_importance_cap=value), config(tmp_path, loss_importance_cap=1.5))
     for name, word in TEXTS.items():
         for value in (np.str_(word), np.array(word), pd.Series([word])):
             check(config(tmp_path, **{name: value}), config(tmp_path, **{name: word}))

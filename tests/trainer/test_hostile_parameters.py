@@ -38,8 +38,9 @@ def test_parameters_of_files_and_the_command_line(name, value):
         assert any(word in str(error) for word in blamed)
         return
     assert type(getattr(params, name)) is type(getattr(load_params("mini"), name)) or value is not None
-    for temperature in (*params.temperature_candidates, params.temperature, params.eval_temperature):
+    for temperature in (*params.temperature_candidates, params.temperature):
         assert 0 < temperature < math.inf
+    assert 0 <= params.eval_temperature < math.inf, "0 is the likeliest token"
     assert params.temperature_candidates
     assert len(set(params.temperature_candidates)) == len(params.temperature_candidates)
     assert 0 <= params.alpha <= 1
@@ -70,6 +71,7 @@ def test_the_scale_itself(value):
 OWN = [
     "temperature_controller", "temperature_controller_kwargs", "temperature_candidates", "meta_alpha", "meta_top_p",
     "meta_warmup_ratio", "meta_warmup_temperature", "meta_likelihood", "scoring_batch_size",
+    "loss_temperature", "loss_importance_cap",
 ]  # fmt: skip
 
 

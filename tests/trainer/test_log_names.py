@@ -43,6 +43,7 @@ def column_reward(name, times=1):
 OURS = [
     "temperature", "meta_policy/entropy", "meta_policy/p(0.6)", "meta_policy/mine", "controller/target_entropy",
     "controller/p(0.6)", "optimal_temperature/positive_mean", "reward", "sampler/mine", "skipped_steps",
+    "loss/importance_weight_mean",
 ]  # fmt: skip
 
 

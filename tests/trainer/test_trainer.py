@@ -288,6 +288,9 @@ def test_resume_without_the_controllers_state_is_refused(tiny_model_path, prompt
         ("meta_top_p", float("nan")),
         ("meta_warmup_ratio", -0.1),
         ("meta_likelihood", "max"),
+        ("loss_temperature", "two"),
+        ("loss_importance_cap", 0.9),
+        ("loss_importance_cap", float("nan")),
         ("generation_kwargs", {"temperature": 2.0}),
     ],
 )
