@@ -1,5 +1,6 @@
 """A random model of a few thousand parameters, for tests of the machinery (the mini model is for tests of results)."""
 
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from tampo.trainer.trl_internals import check_tiles
 
 torch.set_num_threads(1)
+# accelerate collects garbage at each training run, over all that torch and transformers have imported: half of the time
+# of a run of the tiny model.
+gc.collect()
+gc.freeze()
 
 ALPHABET = "0123456789+= abcdef"
 

@@ -57,35 +57,34 @@ class TAMPO(TemperatureController):
     def update(self, batch: RolloutBatch) -> None:
         given = batch.log_likelihoods, batch.advantages, batch.lengths
         self.meta_policy.update(*given)
-        self._signal = self.meta_policy.batch_advantages(*given), self._error(batch)
+        self._latest = {"signal": self.meta_policy.batch_advantages(*given).tolist()}
+        if (error := self._error(batch)) is not None:
+            self._latest["signal_error"] = error.tolist()
 
-    def _error(self, batch: RolloutBatch) -> NDArray[np.float64]:
-        """Standard error of the batch's signal (Eq. 10) over prompts, shape (K,); infinite for a single prompt."""
+    def _error(self, batch: RolloutBatch) -> NDArray[np.float64] | None:
+        """Standard error of the batch's signal (Eq. 10) over prompts, shape (K,); None for a single prompt."""
         specific = self.meta_policy.rollout_advantages(batch.log_likelihoods, batch.advantages, batch.lengths)
         groups = np.arange(len(specific)) if batch.groups is None else batch.groups
         # Rollouts of a prompt share their baseline, so that prompts are what is independent.
         means = np.array([specific[groups == group].mean(axis=0) for group in np.unique(groups)])
-        if len(means) < 2:
-            return np.full(specific.shape[1], np.inf)
-        return means.std(axis=0, ddof=1) / np.sqrt(len(means))
+        return means.std(axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else None
 
     def metrics(self) -> dict[str, float]:
         """The distribution (Eq. 12) and its entropy in nats; the averages of Eq. 11; the latest batch's signal (Eq. 10)
         and its standard error over prompts.
         """
         policy = self.meta_policy
-        columns = {"p": policy.probabilities, "average": policy.advantages}
-        if self._signal is not None:
-            signal, error = self._signal
-            columns |= {"signal": signal} | ({"signal_error": error} if np.isfinite(error).all() else {})
+        columns = {"p": policy.probabilities.tolist(), "average": policy.advantages.tolist(), **self._latest}
         return {"meta_policy/entropy": policy.entropy} | {
-            f"meta_policy/{name}({t:g})": float(value)
+            f"meta_policy/{name}({t:g})": value
             for name, values in columns.items()
             for t, value in zip(policy.temperatures, values, strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return self.meta_policy.state_dict()
+        # The latest batch is logged again in its later steps, which a resumed run may begin with.
+        return self.meta_policy.state_dict() | {"latest": dict(self._latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.meta_policy.load_state_dict(state)
+        self._latest = dict(state.get("latest", {}))  # checkpoints of earlier versions have none

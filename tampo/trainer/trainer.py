@@ -136,6 +136,8 @@ class TAMPOTrainer(GRPOTrainer):
     _name = "TAMPO"
     _paper = PAPER
 
+    _known_policy: tuple[Any, PreTrainedModel] | None = None  # the model, and what it wraps
+
     def __init__(
         self,
         model: Any,
@@ -200,8 +202,11 @@ class TAMPOTrainer(GRPOTrainer):
         return micro_batches(self) % self.args.passes_per_batch != 0
 
     def _policy(self) -> PreTrainedModel:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        # Kept, because accelerate reads the metadata of packages whenever it unwraps a model: milliseconds.
+        if self._known_policy is None or self._known_policy[0] is not self.model:
+            model = self.accelerator.unwrap_model(self.model)
+            self._known_policy = self.model, model.get_base_model() if hasattr(model, "get_base_model") else model
+        return self._known_policy[1]
 
     def _find_heads(self) -> Heads:
         models = [self._policy()]

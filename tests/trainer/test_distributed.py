@@ -90,9 +90,14 @@ def two_ranks(tiny_model_path, tmp_path_factory):
     return records
 
 
+def learnt(state):
+    """Without what is only logged, whose last bits depend on the order of rollouts."""
+    return {name: value for name, value in state.items() if name != "latest"}
+
+
 def assert_same_meta_policy(one, other):
     assert one["temperatures"] == other["temperatures"]
-    states = [dict(record["state"]) for record in (one, other)]
+    states = [learnt(record["state"]) for record in (one, other)]
     averages = [state.pop("advantages") for state in states]
     np.testing.assert_allclose(*averages, rtol=0, atol=TOLERANCE)
     assert states[0] == states[1]
@@ -171,7 +176,7 @@ def test_a_controller_with_the_same_batches_agrees_to_the_last_bit(strategy, two
         assert alone.temperature(step) == first["temperatures"][step]
         mixed = np.random.default_rng(step).permutation(len(rows[1]))  # one process may hold them in another order
         alone.update(RolloutBatch(np.array(config.temperature_candidates), *(np.array(x)[mixed] for x in rows)))
-    assert alone.state_dict() == first["state"]
+    assert learnt(alone.state_dict()) == learnt(first["state"])
 
 
 def test_head_that_deepspeed_cast_to_half_precision_is_used_in_float32(tiny_model_path):
