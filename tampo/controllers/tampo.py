@@ -42,9 +42,7 @@ class TAMPO(TemperatureController):
             warmup_updates=run.warmup_batches,
             warmup_temperature=run.warmup_temperature,
         )
-        self._signal: tuple[NDArray[np.float64], NDArray[np.float64]] | None = (
-            None  # of the latest batch, and its error
-        )
+        self._latest: dict[str, list[float]] = {}  # the latest batch's signal and its error, (K,) each
 
     def temperature(self, step: int) -> float:
         return self.meta_policy.sample()
