@@ -55,6 +55,13 @@ class Estimate:
     high: float
     p_greater: float
 
+    @property
+    def p_two_sided(self) -> float:
+        """The p-value of the hypothesis that the mean is 0. Without any variation it is 1 at 0, and else 0."""
+        if self.low == self.high:
+            return 1.0 if abs(self.value) < 1e-9 else 0.0
+        return 2 * min(self.p_greater, 1 - self.p_greater)
+
 
 def mean_interval(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Estimate:
     """Mean over groups (benchmarks, with equal weights) of the mean over seeds and problems.

@@ -163,3 +163,12 @@ def test_probability_of_improvement_is_mann_whitneys():
     assert probability_of_improvement(ours + 10, theirs) == 1.0
     with pytest.raises(ValueError, match="same tasks"):
         probability_of_improvement(ours, theirs[:, :3])
+
+
+def test_two_sided_p_values():
+    """Student's test; and 1 for values that are all 0, which say nothing against the hypothesis."""
+    values = np.array([0.4, -0.1, 0.7, 0.2])
+    assert mean_interval([values]).p_two_sided == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
+    assert mean_interval([-values]).p_two_sided == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue)
+    assert mean_interval([[0.0, 0.0]]).p_two_sided == 1.0
+    assert mean_interval([[3.0, 3.0]]).p_two_sided == 0.0

@@ -151,7 +151,7 @@ REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
 }
 # Evaluation temperatures of the regret study, with the samples of a problem.
-REGRET_EVALUATIONS: dict[str, dict[float, int]] = {"smoke": {1.0: 4, 0.6: 4}, "mini": {1.0: 64, 0.6: 16}}
+REGRET_EVALUATIONS: dict[str, dict[float, int]] = {"smoke": {1.0: 4}, "mini": {1.0: 64, 0.6: 16}}
 
 
 @dataclass(frozen=True)

@@ -64,5 +64,5 @@ def run_replay(
         means = [float(np.mean([values.mean() for values in scores.values()])) for scores in (ours, theirs)]
         row = {"regime": regime, "tampo": means[0], "replay": means[1], "difference": estimate.value}
         row |= {"low": estimate.low, "high": estimate.high}
-        rows.append(row | {"p": 2 * min(estimate.p_greater, 1 - estimate.p_greater)})
+        rows.append(row | {"p": estimate.p_two_sided})
     return pd.DataFrame(rows), records

@@ -147,7 +147,7 @@ def compare(result: Result, method: str, baselines: tuple[Method, ...]) -> pd.Da
                 estimate = mean_interval(differences(result, method, baseline.key, metric))
                 row = {"rival": baseline.title, "metric": metric, "difference": estimate.value}
                 row |= {"low": estimate.low, "high": estimate.high}
-                rows.append(row | {"p": 2 * min(estimate.p_greater, 1 - estimate.p_greater)})
+                rows.append(row | {"p": estimate.p_two_sided})
     return pd.DataFrame(rows)
 
 

@@ -160,7 +160,7 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
 
 
 # Every file of a checkpoint is damaged in tests/runs/test_checkpoints.py.
-@pytest.mark.parametrize("name", ["optimizer.pt"])
+@pytest.mark.parametrize("name", [pytest.param("optimizer.pt", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
     assert run(tmp_path, ("meta-policy", 6))[0] == -signal.SIGKILL
     training, _ = folders(tmp_path)
