@@ -1,6 +1,7 @@
 r"""The final answer in a completion: a box, else what it states as its answer, else the mathematics at its end."""
 
 import re
+from collections.abc import Iterator
 
 from tampo.grading.units import is_symbol
 
@@ -35,24 +36,31 @@ _NUMBER = re.compile(
 _UNIT_AFTER = re.compile(r"\s*(?:\\?%|percent\w*|pct)?[\s.!?)*]*")
 
 
-def find_boxed(text: str) -> str | None:
-    r"""The content of the last closed, non-empty `\boxed{}`, in linear time; None without one.
-
-    Earlier boxes that a comma, "and", "or" or a space of LaTeX joins to it are further answers: "7, -5".
-    """
-    boxes: list[tuple[int, int, str]] = []  # start, end, content
+def closed_boxes(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
+    r"""The opening and the closing of every closed box, in the order in which they close, in linear time."""
     open_braces: list[re.Match[str]] = []
     for match in _BRACE.finditer(text):
         if match[0] == "{" or match["box"]:
             open_braces.append(match)
         elif match[0] == "}" and open_braces:
             opening = open_braces.pop()
-            if opening["box"] and (content := text[opening.end() : match.start()].strip()):
-                if _MINUS.search(text[max(0, opening.start() - 6) : opening.start()]):
-                    content = f"-{content}" if content.isalnum() else f"-({content})"
-                while boxes and boxes[-1][0] > opening.start():  # a box within this one
-                    boxes.pop()
-                boxes.append((opening.start(), match.end(), content))
+            if opening["box"]:
+                yield opening, match
+
+
+def find_boxed(text: str) -> str | None:
+    r"""The content of the last closed, non-empty `\boxed{}`, in linear time; None without one.
+
+    Earlier boxes that a comma, "and", "or" or a space of LaTeX joins to it are further answers: "7, -5".
+    """
+    boxes: list[tuple[int, int, str]] = []  # start, end, content
+    for opening, closing in closed_boxes(text):
+        if content := text[opening.end() : closing.start()].strip():
+            if _MINUS.search(text[max(0, opening.start() - 6) : opening.start()]):
+                content = f"-{content}" if content.isalnum() else f"-({content})"
+            while boxes and boxes[-1][0] > opening.start():  # a box within this one
+                boxes.pop()
+            boxes.append((opening.start(), closing.end(), content))
     if not boxes:
         return None
     start, _, content = boxes.pop()

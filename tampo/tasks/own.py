@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tampo.files import sha256
 from tampo.grading import Grader, Status, Verdict, grade_math
 from tampo.grading.answers import version_of
+from tampo.grading.extraction import closed_boxes
 from tampo.project import user_path
 from tampo.tasks.mini import Problem
 from tampo.tasks.prompts import Message
@@ -27,7 +28,6 @@ _ROLES = ("system", "user", "assistant")
 _NAME = re.compile(r"\w[\w.-]{0,39}")  # names are parts of lists, of file names and of headings
 _RESERVED = ("Average", *BENCHMARKS)  # the tables' own row, and names that the paper's values belong to
 _ANSWER_LENGTH = 1_000  # characters of the answer in a verdict, as in `tampo.grading.pool`
-_BRACE = re.compile(r"(?P<box>\\{1,4}boxed\s{0,9}\{)|\\\\|\\[{}]|[{}]")
 
 
 class OwnSuite:
@@ -213,13 +213,6 @@ def _exact(completion: str, gold: str) -> Verdict:
 
 def _last_box(text: str) -> str | None:
     r"""The stripped text in the last closed `\boxed{...}`, in linear time; None without one."""
-    last, found = -1, None
-    open_braces: list[re.Match[str]] = []
-    for match in _BRACE.finditer(text):
-        if match[0] == "{" or match["box"]:
-            open_braces.append(match)
-        elif match[0] == "}" and open_braces:
-            opening = open_braces.pop()
-            if opening["box"] and opening.start() > last:
-                last, found = opening.start(), (opening.end(), match.start())
-    return text[slice(*found)].strip() if found else None
+    boxes = (box for box in closed_boxes(text) if "boxed" in box[0][0])  # no other kind of box
+    last = max(boxes, key=lambda box: box[0].start(), default=None)
+    return text[last[0].end() : last[1].start()].strip() if last else None
