@@ -50,6 +50,7 @@ _BEFORE: dict[str, Any] = {
     "base_logit_scale": 1.0,
     "use_adaptive_entropy": False,
     "loss_temperature": "sampling",
+    "training_stages": 1,
 }
 
 
@@ -150,6 +151,12 @@ class TrainingConfig(_DataConfig):
     )
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
     data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
+    training_stages: int = Field(
+        1,
+        ge=1,
+        le=6,
+        description="Stages of equal length; each unlocks further tables of mini-facts, so that the task drifts.",
+    )
     reward_accuracy: float = Field(1.0, ge=0, description="Weight of a right answer in the reward.")
     reward_format: float = Field(0.0, ge=0, description="Weight of the asked-for form in the reward.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps (section 4.1: 200).")
@@ -251,6 +258,12 @@ class TrainingConfig(_DataConfig):
         # An int stays one for a float: folders of results are named by these values.
         kwargs = {name: value if value == values[name] else values[name] for name, value in kwargs.items()}
         self.temperature_controller_kwargs.update(kwargs)
+        return self
+
+    @model_validator(mode="after")
+    def _stages_of_facts(self) -> Self:
+        if self.training_stages > 1 and self.suite != "mini-facts":
+            raise ValueError(f"training_stages {self.training_stages}: only the suite mini-facts has stages")
         return self
 
     @model_validator(mode="after")

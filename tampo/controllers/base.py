@@ -74,10 +74,10 @@ class RolloutBatch:
     def statistics(self) -> dict[str, float]:
         """What is logged of the batch, beside what TRL logs.
 
-        Mean, standard deviation and number of T* over rollouts of positive and of negative advantage, the data of
-        Figure 4 (a sign without rollouts is left out); and for each candidate the mean reward that rollouts at that
-        temperature would have had, with the share of effective samples that this is known from
-        (`tampo.off_policy.reward_at`).
+        Mean, standard deviation and number of T* over rollouts of positive and of negative advantage, and the share
+        of each candidate, the data of Figure 4 (a sign without rollouts is left out); and for each candidate the mean
+        reward that rollouts at that temperature would have had, with the share of effective samples that this is known
+        from (`tampo.off_policy.reward_at`).
         """
         result = {}
         for sign, chosen in (("positive", self.advantages > 0), ("negative", self.advantages < 0)):
@@ -86,6 +86,8 @@ class RolloutBatch:
                 result[f"optimal_temperature/{sign}_mean"] = float(best.mean())
                 result[f"optimal_temperature/{sign}_std"] = float(best.std())
                 result[f"optimal_temperature/{sign}_count"] = float(len(best))
+                for t in self.temperatures:
+                    result[f"optimal_temperature/{sign}({t:g})"] = float(np.mean(best == t))
         at_candidates = self.scored_at is None or np.array_equal(self.scored_at, self.temperatures)
         if self.rewards is not None and self.sampled_log_likelihoods is not None and at_candidates:
             rewards, shares = reward_at(self.log_weights, self.rewards)

@@ -146,8 +146,8 @@ REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "mini": {
         "arithmetic": ("mini", {"data_seed": 1, "eval_problems": 20}),
         "facts": ("mini-facts", {"eval_problems": 100}),
-        "flat": ("mini-flat", {"data_seed": 1, "eval_problems": 20}),
-        "rare": ("mini-rare", {"data_seed": 1, "eval_problems": 20}),
+        "flat": ("mini-flat", {"data_seed": 1, "eval_problems": 20, "max_steps": 60}),
+        "choice": ("mini-choice", {"data_seed": 1, "eval_problems": 100}),
     },
 }
 # Evaluation temperatures of the regret study, with the samples of a problem.

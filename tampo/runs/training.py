@@ -30,6 +30,7 @@ from tampo.runs.objective import OBJECTIVE
 from tampo.runs.processes import any_process, by_first, process_count
 from tampo.runs.scaled_models import scaled_model
 from tampo.runs.training_data import (
+    asked_problems,
     check_problem_count,
     leave_out_long_prompts,
     load_training_data,
@@ -221,12 +222,12 @@ def make_trainer(
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     check_problem_count(config, loaded)
-    data = Dataset.from_dict(
-        {"prompt": [suite.prompt(p) for p in loaded.problems], "problem_id": [p.id for p in loaded.problems]}
-    )
+    asked = asked_problems(config, loaded)
+    data = Dataset.from_dict({"prompt": [suite.prompt(p) for p in asked], "problem_id": [p.id for p in asked]})
     functions, weights = reward_functions(config, suite, loaded, tokenizer)
     args = trainer_config(config, checkpoints, int(os.environ.get("WORLD_SIZE", "1")))
     args.reward_weights = weights
+    args.shuffle_dataset = config.training_stages == 1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are using 'rollout_func', which is an experimental feature")
         trainer = trainer_class(

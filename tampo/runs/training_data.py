@@ -1,6 +1,7 @@
 """The inputs of a training run: the model's folder, the problems, and the reward functions."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tampo.tasks.overlaps import drop_overlaps, overlaps
 from tampo.tasks.prompts import render, think_opened
 from tampo.tasks.published import Loaded
 from tampo.tasks.rewards import RewardFunction, accuracy_reward, format_reward
+from tampo.tasks.stages import staged
 from tampo.tasks.suites import Suite, get_suite
 
 if TYPE_CHECKING:
@@ -148,6 +150,23 @@ def leave_out_long_prompts(loaded: Loaded, suite: Suite, tokenizer: "PreTrainedT
     if len(kept) == len(loaded.problems):
         return loaded
     return Loaded(kept, loaded.source | {"too_long": len(loaded.problems) - len(kept)})
+
+
+def asked_problems(config: TrainingConfig, loaded: Loaded) -> Sequence[Problem]:
+    """The training set, which the trainer shuffles; with `training_stages`, the problems of every step in order.
+
+    Raises:
+        ConfigError: A stage has fewer problems than one step needs.
+    """
+    if config.training_stages == 1:
+        return loaded.problems
+    try:
+        return staged(loaded.problems, config.training_stages, config.max_steps, config.prompts_per_step, config.seed)
+    except ValueError as error:
+        raise ConfigError(
+            f"training_stages {config.training_stages}: {error}. Raise train_problems, or lower training_stages or "
+            "prompts_per_step."
+        ) from error
 
 
 def find_overlaps(config: TrainingConfig) -> list[tuple[str, str, str]]:

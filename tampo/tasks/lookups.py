@@ -39,6 +39,11 @@ def make_lookup(index: int) -> dict[str, Any]:
     return {"question": question, "answer": str(value), "metadata": {"number": number, "tables": names}}
 
 
+def unlocking_stage(metadata: Mapping[str, Any], stages: int) -> int:
+    """The stage, from 0, that unlocks the last table of a question, if each of `stages` unlocks as many tables."""
+    return max(TABLE_NAMES.index(name) for name in metadata["tables"]) * stages // len(TABLE_NAMES)
+
+
 def solve_lookups(metadata: Mapping[str, Any], write: Callable[..., int]) -> tuple[str, str]:
     """The look-ups of a question, one a line, and the last value.
 

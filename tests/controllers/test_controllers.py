@@ -448,6 +448,8 @@ def test_observation_statistics():
     assert statistics["optimal_temperature/positive_std"] == pytest.approx(0.2)
     assert statistics["optimal_temperature/positive_count"] == 2
     assert statistics["optimal_temperature/negative_mean"] == pytest.approx(1.4)
+    shares = {t: statistics[f"optimal_temperature/positive({t:g})"] for t in seen.temperatures}
+    assert shares == {0.6: 0.5, 1.0: 0.5, 1.4: 0.0}
     flat = RolloutBatch(seen.temperatures, seen.log_likelihoods, np.zeros(4), seen.lengths)
     assert flat.statistics() == {}
     rewarded = replace(seen, rewards=np.array([1.0, 1, 0, 0]), sampled_log_likelihoods=seen.log_likelihoods[:, 1])
