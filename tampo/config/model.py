@@ -55,7 +55,7 @@ _BEFORE: dict[str, Any] = {
 
 
 # The same of parameters of controllers.
-_CONTROLLERS_BEFORE: dict[str, Any] = {"virtual_temperatures": "absolute"}
+_CONTROLLERS_BEFORE: dict[str, Any] = {"virtual_temperatures": "absolute", "noise_guard": 0.0}
 
 
 def _without_older(identity: dict[str, Any]) -> dict[str, Any]:

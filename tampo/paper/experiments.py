@@ -115,7 +115,6 @@ REGRET_OTHERS = (
     _row("linear", "linear", start_temperature=0.9, end_temperature=1.5),
     _row("linear-down", "linear", start_temperature=1.5, end_temperature=0.7),
     _row("random", "random"),
-    _row("entropy-first", "entropy-target", target=0.0),
     _row("entropy-match", "entropy-match", target=0.0),
     _row("ucb", "ucb"),
     _row("score-function", "score-function"),
