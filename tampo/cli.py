@@ -47,16 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", help="training seeds, such as 0-4 (default: as in params)")
     reproduce.add_argument("--workers", help="runs side by side (default: one a core)")
     reproduce.add_argument("--output-dir", metavar="DIR", help="for the results (default: results/SCALE)")
-    which = reproduce.add_mutually_exclusive_group()
-    which.add_argument(
+    reproduce.add_argument(
         "--from-reference",
         action="store_true",
         help="from the records of the committed results, without training, into results/SCALE/from-reference",
     )
-    which.add_argument(
+    reproduce.add_argument(
         "--reference",
         action="store_true",
-        help="write the committed results, results/reference/SCALE; in a clean checkout only",
+        help="write the committed results, results/reference/SCALE; in a clean checkout only. With --from-reference: "
+        "from its own records, by the present code",
     )
     reproduce.set_defaults(run=_reproduce)
     _add_comparisons(commands)
@@ -244,7 +244,7 @@ def _params(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from tampo.config import ConfigError, load_params
-    from tampo.paper.reference import write_reference
+    from tampo.paper.reference import rewrite_reference, write_reference
     from tampo.paper.reproduce import from_reference, reproduce
     from tampo.project import user_path
 
@@ -255,6 +255,11 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.reference:
         if options.only or output:
             raise ConfigError("--reference writes all of results/reference/SCALE: leave --only and --output-dir out.")
+        if options.from_reference:
+            if seeds:
+                raise ConfigError("--reference --from-reference keeps the seeds of the reference: leave --seeds out.")
+            rewrite_reference(options.params)
+            return
         write_reference(options.params, seeds, params.workers)
     elif options.from_reference:
         from_reference(options.params, seeds, options.only, output)

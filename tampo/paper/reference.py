@@ -8,7 +8,7 @@ the present one stays whole.
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ from tampo.paper.outputs import (
     ABOUT,
     ARCHIVE,
     SECTIONS,
+    manifest_name,
     read_about,
     read_manifests,
     reference_folder,
     replaced,
     restore,
 )
-from tampo.paper.reproduce import choose, needed_jobs, reproduce
+from tampo.paper.reproduce import choose, from_reference, needed_jobs, reproduce
 from tampo.project import checkout, project_root
 from tampo.runs.archive import pack
 from tampo.runs.jobs import print_line, run_jobs
-from tampo.runs.provenance import provenance
+from tampo.runs.provenance import MANIFEST_ENDING, provenance
 from tampo.runs.store import Record, RunStore
 
 
@@ -69,8 +70,7 @@ def write_reference(
         jobs, store = needed_jobs(choose(scale, only), scale, params), RunStore.of(params)
         run_jobs(store, jobs, workers, log)
         _one_commit(record for job in jobs for record in job.find(store) or () if record)  # before hours of notebooks
-        new = target.with_name(f".{target.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
+        new = _empty(target)
         made = reproduce(scale, params.seeds, only, workers, new, log)
         _complete(new, target.name, made, params, store)
         swap(new, target)
@@ -78,10 +78,49 @@ def write_reference(
     return target
 
 
+def rewrite_reference(scale: str, log: Callable[[str], None] = print_line) -> Path:
+    """Make results/reference/<scale> anew from its own records, by the present code and without training.
+
+    For other words, figures or statistics of the same runs. What needs texts or weights, which records have not, stays
+    as it is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: Not in a git checkout, or files that are not committed, or there is no reference. The present one
+            is unchanged.
+    """
+    target = reference_folder(scale)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        about = read_about(target)
+        _refuse_dirty_tree()
+        new = _empty(target)
+        made = from_reference(scale, about["seeds"], output_dir=new, log=log)
+        _keep_others(target, new, {path.stem for path in made})
+        _finish(new, target.name, made, about | provenance())
+        swap(new, target)
+    log(f"Written: {target.relative_to(project_root())}, {len(made)} notebooks anew.")
+    return target
+
+
+def _keep_others(target: Path, new: Path, made: Collection[str]) -> None:
+    """Copy all that does not belong to the notebooks `made`, whose older files may have other names."""
+    for path in (path for path in target.rglob("*") if path.is_file()):
+        place = path.relative_to(target)
+        if manifest_name(path.name).removesuffix(MANIFEST_ENDING) not in made:
+            (new / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / place)
+
+
+def _empty(target: Path) -> Path:
+    new = target.with_name(f".{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    return new
+
+
 def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, store: RunStore) -> None:
     """Add what is not made by notebooks: the archive, what the reference is, and its page."""
-    for path in notebooks:  # papermill writes where it wrote to
-        write_text(path, path.read_text(encoding="utf-8").replace(f"/{new.name}/", f"/{name}/"))
     used = {record for manifest in read_manifests(new).values() for record in manifest["records"]}
     records = [record for record in store.records() if record.name in used]
     about = {
@@ -93,8 +132,14 @@ def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, s
         **provenance(),
     }
     pack(records, new / ARCHIVE)
+    _finish(new, name, notebooks, about)
+
+
+def _finish(new: Path, name: str, notebooks: Sequence[Path], about: dict[str, Any]) -> None:
+    for path in notebooks:  # papermill writes where it wrote to
+        write_text(path, path.read_text(encoding="utf-8").replace(f"/{new.name}/", f"/{name}/"))
     write_json(new / ABOUT, about)
-    write_text(new / "README.md", index_page(new, about, [path.stem for path in notebooks]))
+    write_text(new / "README.md", index_page(new, about, [path.stem for path in (new / "notebooks").glob("*.ipynb")]))
 
 
 def swap(new: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from tampo.paper.experiments import TABLE1, Method, experiment_jobs
 from tampo.paper.published_results import BENCHMARKS, published_value
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
-from tampo.stats import mean_interval
+from tampo.stats import iqm, mean_interval, probability_of_improvement
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,24 @@ def differences(result: Result, method: str, baseline: str, metric: str) -> list
     return [ours[name] - theirs[name] for name in ours]
 
 
+def identical_trainings(result: Result, first: str, second: str) -> tuple[int, int]:
+    """In how many of the seeds of both methods their training runs are the same, step by step, and the seeds.
+
+    Two rules that draw the same temperatures with the same seed are one training. They say nothing about a difference.
+    """
+    seeds = [seed for key, seed in result.runs if key == first and (second, seed) in result.runs]
+    columns = ["temperature", "reward"]
+    pairs = [[result.runs[key, seed].metrics()[columns] for key in (first, second)] for seed in seeds]
+    return sum(ours.equals(theirs) for ours, theirs in pairs), len(seeds)
+
+
 def compare(result: Result, method: str, baselines: tuple[Method, ...]) -> pd.DataFrame:
     """Average scores of `method` minus those of each baseline, paired by training seed and problem, in points.
 
     Returns:
         One row per baseline and metric: rival (the baseline's title), metric, difference, low, high (95 % interval over
-        problems and seeds), p (two-sided, not adjusted for the number of rows).
+        problems and seeds), p (two-sided, not adjusted for the number of rows), same (in how many of the seeds both are
+        the same training run, such as "2 of 3": there no difference can be).
     """
     rows = []
     for baseline in baselines:
@@ -146,8 +158,30 @@ def compare(result: Result, method: str, baselines: tuple[Method, ...]) -> pd.Da
             for metric in _metrics(result.scores):
                 estimate = mean_interval(differences(result, method, baseline.key, metric))
                 row = {"rival": baseline.title, "metric": metric, "difference": estimate.value}
-                row |= {"low": estimate.low, "high": estimate.high}
-                rows.append(row | {"p": estimate.p_two_sided})
+                row |= {"low": estimate.low, "high": estimate.high, "p": estimate.p_two_sided}
+                rows.append(row | {"same": "{} of {}".format(*identical_trainings(result, method, baseline.key))})
+    return pd.DataFrame(rows)
+
+
+def robust_summary(result: Result, methods: tuple[Method, ...], metric: str = "pass@1") -> pd.DataFrame:
+    """Beside means: what does not hang on a few runs or benchmarks that stand out (Agarwal et al. 2021).
+
+    Returns:
+        One row per trained method: title, iqm (the mean of the middle half of all scores of a training run on a
+        benchmark, percent), tampo_better (the share of pairs of a run of TAMPO and one of this method, on a benchmark,
+        in which TAMPO's is better; 0.5 is even).
+    """
+    by_run = result.scores.groupby(["method", "seed", "benchmark"])[metric].mean()
+    tables = {method: by_run[method].unstack().to_numpy() for method in by_run.index.unique("method")}  # (runs, tasks)
+    rows = [
+        {
+            "title": method.title,
+            "iqm": iqm(tables[method.key]),
+            "tampo_better": probability_of_improvement(tables["tampo"], tables[method.key]),
+        }
+        for method in methods
+        if method.changes is not None
+    ]
     return pd.DataFrame(rows)
 
 

@@ -87,6 +87,46 @@ def training_summary(result: Result, methods: tuple[Method, ...]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def explained_by_temperature(training: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """How much of the differences between controllers their mean sampling temperature explains, by a straight line.
+
+    Args:
+        training: From `training_summary`.
+        summary: From `tampo.paper.results.summarise`.
+
+    Returns:
+        One row per metric, and for the reward in training: metric, share (R² over controllers), slope (change per 0.1
+        of temperature: points, or reward), controllers.
+    """
+    temperatures = training.set_index("title")["temperature"]
+    average = summary[summary["benchmark"] == summary["benchmark"].iloc[0]]
+    rows = []
+    for metric, values in pd.concat([average, training]).groupby("metric", sort=False):
+        scores = values[values["title"].isin(temperatures.index)].set_index("title")["value"].astype(float)
+        x = temperatures[scores.index].to_numpy()
+        share, slope = float(np.corrcoef(x, scores)[0, 1] ** 2), float(np.polyfit(x, scores, 1)[0])
+        rows.append({"metric": metric, "share": share, "slope": slope / 10, "controllers": len(scores)})
+    return pd.DataFrame(rows)
+
+
+def best_evaluation(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Each method at the evaluation temperature that suits it best.
+
+    Args:
+        summary: From `tampo.paper.results.evaluate_at`.
+        metric: One of its metrics, such as "avg@8".
+
+    Returns:
+        One row per method, best first: title, eval_temperature, value, low, high. Where several temperatures are tried,
+        the best one is chosen for its luck too.
+    """
+    average = summary["benchmark"] == "Average"
+    chosen = summary[(average if average.any() else True) & (summary["metric"] == metric)]
+    best = chosen.loc[chosen.groupby("title", sort=False)["value"].idxmax()]
+    columns = ["title", "eval_temperature", "value", "low", "high"]
+    return best.sort_values("value", ascending=False)[columns].reset_index(drop=True)
+
+
 def temperature_panels(temperatures: pd.DataFrame) -> Figure:
     """Sampled temperatures, a panel for each controller: thin lines are seeds, the thick line is their mean.
 

@@ -60,7 +60,7 @@ def test_make_smoke(project, capsys, monkeypatch):
     assert all((tables / f"table{n}.{ending}").is_file() for n in range(1, 6) for ending in ("md", "tex", "html"))
     assert "TAMPO" in outputs(folder / "notebooks" / "table1.ipynb")["html"]
     assert "Manifest: table1.manifest.json" in (tables / "table1.tex").read_text()
-    assert len(pd.read_csv(tables / "claims.csv")) == 13
+    assert len(pd.read_csv(tables / "claims.csv")) == 15
     curves = pd.read_csv(figures / "fig2.curves.csv")
     assert curves["rollout"].nunique() == 8
     assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"

@@ -16,7 +16,7 @@ from tampo.config import ConfigError, load_params
 from tampo.paper import reference as module
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import read_about, results_folder
-from tampo.paper.reference import index_page, swap, write_reference
+from tampo.paper.reference import index_page, rewrite_reference, swap, write_reference
 from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
 from tests.helpers import ROOT, make_project
@@ -96,6 +96,37 @@ def test_the_seeds_are_those_of_the_present_one(project):
     git("commit", "-qm", "reference")
     write_reference("smoke")
     assert json.loads(Path("results/reference/smoke/reference.json").read_text())["seeds"] == [0, 1]
+
+
+def test_it_is_written_anew_from_its_own_records(project, monkeypatch):
+    """Other words for the same runs: the archive stays, what was made anew loses its older files, the rest is kept."""
+    folder = write_reference("smoke", [0, 1])
+    (folder / "tables" / "table1.old.csv").write_text("of an earlier version")
+    (folder / "notebooks" / "explore.ipynb").write_text("{}")
+    archive = (folder / "records.zip").read_bytes()
+    git("add", ".")
+    git("commit", "-qm", "reference")
+
+    def from_reference(scale, seeds, output_dir, log):
+        assert seeds == [0, 1]
+        made = reproduce(scale, seeds, (), None, output_dir, log)
+        (output_dir / "tables" / "table1.md").write_text("| other words |")
+        return made
+
+    monkeypatch.setattr(module, "from_reference", from_reference)
+    assert rewrite_reference("smoke") == folder
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names >= {"notebooks/explore.ipynb", "tables/table1.csv", "notebooks/table1.ipynb"}
+    assert "tables/table1.old.csv" not in names
+    assert (folder / "records.zip").read_bytes() == archive
+    page = (folder / "README.md").read_text()
+    assert "| other words |" in page and "notebooks/explore.ipynb" in page
+    assert ".new" not in (folder / "notebooks" / "table1.ipynb").read_text()
+    about = json.loads((folder / "reference.json").read_text())
+    assert (about["records"], about["records_commit"], about["seeds"]) == (2, COMMIT, [0, 1])
+    Path("dirt").write_text("")
+    with pytest.raises(ConfigError, match="needs a clean checkout"):
+        rewrite_reference("smoke")
 
 
 def test_a_dirty_checkout_is_refused(project):

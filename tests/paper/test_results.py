@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tampo.paper.experiments import TABLE1
-from tampo.paper.results import Result, by_seed, compare, differences, score_arrays, summarise
+from tampo.paper.results import Result, by_seed, compare, differences, robust_summary, score_arrays, summarise
 from tests.paper.helpers import METHODS, make_result
 
 PAIR = (METHODS[1], TABLE1[1])
@@ -57,3 +57,21 @@ def test_seeds_as_rows():
     own = result.scores[(result.scores["method"] == "tampo") & (result.scores["seed"] == 5)]
     assert summary.loc[("run-3", "gcd", "avg@8"), "value"] == own[own["benchmark"] == "gcd"]["avg@8"].mean()
     assert (summary["seeds"] == 1).all()
+
+
+def test_robust_summary_counts_pairs_of_runs_on_each_benchmark():
+    result = make_result(["gcd", "chain_sum"], (TABLE1[0], *PAIR), seeds=(0, 1, 2))
+    table = robust_summary(result, (TABLE1[0], *PAIR)).set_index("title")
+    means = result.scores.groupby(["method", "benchmark", "seed"])["pass@1"].mean()
+    better = [
+        (ours > theirs) + 0.5 * (ours == theirs)
+        for benchmark in ("gcd", "chain_sum")
+        for ours in means["tampo", benchmark]
+        for theirs in means["fixed-0.9", benchmark]
+    ]
+    assert table.loc["GRPO (T = 0.9)", "tampo_better"] == pytest.approx(np.mean(better))
+    assert table.loc[PAIR[0].title, "tampo_better"] == 0.5
+    assert table.loc[PAIR[0].title, "iqm"] == pytest.approx(
+        np.mean(sorted(means["tampo"])[1:5])
+    )  # six scores: one off each end
+    assert "Base model" not in table.index

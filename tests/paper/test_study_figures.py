@@ -14,9 +14,11 @@ from tampo.paper.experiments import CONTROLLER_ROWS, REGRET_ROWS, TABLE1, Method
 from tampo.paper.optimal_temperature import convergence, convergence_summary, fisher_information, weight_table
 from tampo.paper.results import Result
 from tampo.paper.study_figures import (
+    best_evaluation,
     comparison_figure,
     convergence_figure,
     evaluation_figure,
+    explained_by_temperature,
     sampled_temperatures,
     score_dots,
     temperature_panels,
@@ -147,3 +149,25 @@ def test_comparison_of_training_runs():
     figure = comparison_figure(temperatures, rewards, 3)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "warm-up"]
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [1, 2]
+
+
+def scores_of(values, metric="avg@8", benchmark="Average", **more):
+    return pd.DataFrame([{"title": t, "benchmark": benchmark, "metric": metric, "value": v} | more for t, v in values])
+
+
+def test_the_share_explained_by_temperature_is_that_of_a_regression():
+    training = pd.DataFrame({"title": list("abcd"), "temperature": [0.7, 0.9, 1.2, 1.5], "metric": "reward"})
+    training["value"] = 1.0 - 0.3 * training["temperature"]
+    noisy = [48.0, 50.5, 49.9, 51.2]
+    summary = pd.concat([scores_of(zip("abcd", noisy, strict=True)), scores_of([("a", 3.0)], benchmark="one")])
+    table = explained_by_temperature(training, summary).set_index("metric")
+    line = stats.linregress(training["temperature"], noisy)
+    assert table.loc["avg@8", ["share", "slope"]].tolist() == pytest.approx([line.rvalue**2, line.slope / 10])
+    assert table.loc["reward", ["share", "slope", "controllers"]].tolist() == pytest.approx([1.0, -0.03, 4])
+
+
+def test_the_best_evaluation_temperature_of_each_method():
+    parts = [(0.6, [("Base", 51.9), ("A", 50.0)]), (1.0, [("Base", 34.0), ("A", 52.0)])]
+    summary = pd.concat([scores_of(v, eval_temperature=t, low=0.0, high=99.0) for t, v in parts], ignore_index=True)
+    table = best_evaluation(summary, "avg@8")
+    assert table[["title", "eval_temperature", "value"]].to_numpy().tolist() == [["A", 1.0, 52.0], ["Base", 0.6, 51.9]]
