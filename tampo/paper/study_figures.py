@@ -88,24 +88,24 @@ def training_summary(result: Result, methods: tuple[Method, ...]) -> pd.DataFram
 
 
 def explained_by_temperature(training: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
-    """How much of the differences between controllers their mean sampling temperature explains, by a straight line.
+    """The share of the differences between controllers that their mean sampling temperature alone explains (R²).
 
     Args:
         training: From `training_summary`.
         summary: From `tampo.paper.results.summarise`.
 
     Returns:
-        One row per metric, and for the reward in training: metric, share (R² over controllers), slope (change per 0.1
-        of temperature: points, or reward), controllers.
+        One row per metric, and for the reward in training: metric, line, parabola (R² over controllers of a fit in the
+        mean temperature), controllers.
     """
     temperatures = training.set_index("title")["temperature"]
     average = summary[summary["benchmark"] == summary["benchmark"].iloc[0]]
     rows = []
     for metric, values in pd.concat([average, training]).groupby("metric", sort=False):
         scores = values[values["title"].isin(temperatures.index)].set_index("title")["value"].astype(float)
-        x = temperatures[scores.index].to_numpy()
-        share, slope = float(np.corrcoef(x, scores)[0, 1] ** 2), float(np.polyfit(x, scores, 1)[0])
-        rows.append({"metric": metric, "share": share, "slope": slope / 10, "controllers": len(scores)})
+        x, y = temperatures[scores.index].to_numpy(), scores.to_numpy()
+        shares = [1 - (y - np.polyval(np.polyfit(x, y, degree), x)).var() / y.var() for degree in (1, 2)]
+        rows.append({"metric": metric, "line": shares[0], "parabola": shares[1], "controllers": len(y)})
     return pd.DataFrame(rows)
 
 
