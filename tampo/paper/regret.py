@@ -15,7 +15,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from tampo.config import Params
@@ -37,7 +36,7 @@ class RegretRuns:
     """The finished runs of the study.
 
     Attributes:
-        methods: The rows.
+        methods: The rows; the first is the base model.
         counts: By (regime, evaluation temperature, method's key): the correct samples of each problem by benchmark,
             shape (seeds, problems), in the order of the problems.
         samples: Samples of a problem by evaluation temperature.
@@ -71,7 +70,7 @@ def run_regret(params: Params, log: Callable[[str], None] = print_line) -> Regre
         for benchmark, values in found.groupby("benchmark", sort=False):
             counts.setdefault((regime, temperature, key), {}).setdefault(str(benchmark), []).append(values.to_numpy())
     arrays = {run: {name: np.array(rows) for name, rows in found.items()} for run, found in counts.items()}
-    return RegretRuns(regret_methods(params), arrays, REGRET_EVALUATIONS[params.scale], records, runs)
+    return RegretRuns((BASE, *regret_methods(params)), arrays, REGRET_EVALUATIONS[params.scale], records, runs)
 
 
 def scores(runs: RegretRuns, regime: str, temperature: float, method: str, k: int, test: bool) -> Scores:
@@ -108,13 +107,18 @@ def best_fixed(runs: RegretRuns, regime: str, k: int, evaluation: float | str) -
     return max(keys, key=validation)
 
 
-def regret(runs: RegretRuns, regime: str, method: str, k: int, evaluation: float | str) -> list[NDArray[np.float64]]:
-    """Score of the regime's best fixed temperature minus that of `method`, of test problems: positive is a loss.
+def regret(
+    runs: RegretRuns, regime: str, method: str, k: int, evaluation: float | str, rival: str | None = None
+) -> list[NDArray[np.float64]]:
+    """Score of a rival minus that of `method`, of test problems: positive is a loss.
+
+    Args:
+        rival: Another row's key; None: the regime's best fixed temperature.
 
     Returns:
         One array (seeds, problems) per benchmark, in points.
     """
-    rival = best_fixed(runs, regime, k, evaluation)
+    rival = rival or best_fixed(runs, regime, k, evaluation)
     theirs, ours = (
         scores(runs, regime, chosen_temperature(runs, regime, key, k, evaluation), key, k, test=True)
         for key in (rival, method)
@@ -135,11 +139,14 @@ def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) ->
         temperature (mean over training).
     """
     rows = []
+    rivals = {regime: best_fixed(runs, regime, k, evaluation) for regime in runs.regimes}
     for method in runs.methods:
         estimates: dict[str, Estimate] = {}
         for regime in runs.regimes:
             chosen = chosen_temperature(runs, regime, method.key, k, evaluation)
-            estimates[regime] = estimate = mean_interval(regret(runs, regime, method.key, k, evaluation))
+            estimates[regime] = estimate = mean_interval(
+                regret(runs, regime, method.key, k, evaluation, rivals[regime])
+            )
             rows.append(
                 {
                     "method": method.key,
@@ -147,7 +154,7 @@ def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) ->
                     "regime": regime,
                     "score": mean(scores(runs, regime, chosen, method.key, k, test=True)),
                     **_ends(estimate),
-                    "best": best_fixed(runs, regime, k, evaluation) == method.key,
+                    "best": rivals[regime] == method.key,
                     "temperature": mean_temperature(runs, regime, method.key),
                 }
             )
@@ -173,9 +180,32 @@ def _mean_of(estimates: Mapping[str, Estimate]) -> Estimate:
 
 
 def mean_temperature(runs: RegretRuns, regime: str, method: str) -> float:
-    """The mean sampling temperature of a method's training runs."""
+    """The mean sampling temperature of a method's training runs; NaN for the base model, which has none."""
     logs = [record.metrics() for (name, key, _), record in runs.runs.items() if (name, key) == (regime, method)]
-    return float(np.mean([log["temperature"].mean() for log in logs]))
+    return float(np.mean([log["temperature"].mean() for log in logs])) if logs else float("nan")
+
+
+def one_for_all(table: pd.DataFrame) -> str:
+    """What a reader should know first: whether one fixed temperature is best everywhere, and what the safest one costs.
+
+    Args:
+        table: From `regret_table`.
+    """
+    fixed = table[table["method"].isin([method.key for method in REGRET_FIXED])]
+    best = fixed[fixed["best"]].set_index("regime")["title"]
+    worst = fixed[fixed["regime"] == "worst"].sort_values("regret").iloc[0]
+    rules = table[(table["regime"] == "worst") & ~table["method"].isin([BASE.key, *fixed["method"]])]
+    safest = rules.sort_values("regret").iloc[0]
+    if best.nunique() == 1:
+        first = f"One fixed temperature is the best one in every regime: {best.iloc[0]}."
+    else:
+        first = (
+            "No fixed temperature is best everywhere: " + ", ".join(f"{r}: {title}" for r, title in best.items()) + "."
+        )
+    return (
+        f"{first} The fixed temperature with the smallest worst regret is {worst['title']}: {_text(worst)}. "
+        f"Among the rules it is {safest['title']}: {_text(safest)}."
+    )
 
 
 def task_scores(runs: RegretRuns, method: str | None, k: int = 1, evaluation: float | str = 1.0) -> NDArray[np.float64]:
@@ -238,7 +268,7 @@ def pass_figure(runs: RegretRuns) -> Figure:
             for number, ((title, curve), marker) in enumerate(looks):
                 axes.plot(curve["k"], curve["value"], color=PALETTE[number], marker=marker, ms=4, label=title)
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter(lambda k, _: f"{k:g}")
             axes.set(title=regime, xlabel="samples k", ylim=(0, 103))
             axes.legend(frameon=False, fontsize="x-small", loc="lower right")
             sns.despine(ax=axes)
@@ -256,16 +286,21 @@ def heat_map(table: pd.DataFrame) -> Figure:
     values = table.pivot(index="title", columns="regime", values="regret").loc[titles, columns]
     best = table.pivot(index="title", columns="regime", values="best").loc[titles, columns]
     with style():
-        figure, axes = plt.subplots(figsize=(1.6 + 1.15 * len(columns), 1.1 + 0.32 * len(titles)), layout="constrained")
-        limit = max(float(np.nanquantile(values.abs().to_numpy(), 0.9)), 1.0)
+        # At least as high as the label of the colour bar.
+        size = (1.6 + 1.15 * len(columns), max(3.6, 1.1 + 0.32 * len(titles)))
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        trained = values.drop(index=BASE.title, errors="ignore")  # the base model is far from all of them
+        limit = max(float(np.nanquantile(trained.abs().to_numpy(), 0.95)), 1.0)
         bar = {"label": "points below the best fixed temperature", "extend": "both"}
         sns.heatmap(
             values, annot=True, fmt=".1f", cmap="vlag", center=0, vmin=-limit, vmax=limit, ax=axes, cbar_kws=bar
         )
         for row, column in zip(*np.nonzero(best.to_numpy(dtype=bool)), strict=True):
-            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, linewidth=1.5, edgecolor="black"))
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, linewidth=1.5, edgecolor="black", clip_on=False))
         axes.axvline(len(columns) - 2, color="white", linewidth=4)
-        axes.axhline(sum(method.title in titles for method in REGRET_FIXED), color="white", linewidth=4)
+        fixed = [titles.index(method.title) for method in REGRET_FIXED if method.title in titles]
+        for edge in (min(fixed), max(fixed) + 1):
+            axes.axhline(edge, color="white", linewidth=4)
         axes.set(xlabel="", ylabel="")
     return figure
 
@@ -276,16 +311,17 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
     `robust`: From `robust_table`, two more columns.
     """
 
-    def text(row: pd.Series) -> str:
-        return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
-
     columns = {}
     for name, table in tables.items():
         for summary in ("mean", "worst"):
             chosen = table[table["regime"] == summary].set_index("title")
-            columns[f"{name}, {summary}"] = chosen.apply(text, axis=1)
+            columns[f"{name}, {summary}"] = chosen.apply(_text, axis=1)
     if robust is not None:
         by_title = robust.set_index("title")
         columns["IQM of Pass@1"] = by_title["iqm"].map("{:.1f}".format)
         columns["better than the best fixed T"] = by_title["improvement"].map("{:.0%}".format)
     return pd.DataFrame(columns)
+
+
+def _text(row: pd.Series) -> str:
+    return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
