@@ -16,6 +16,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from pandas.api.typing import Rolling
 
@@ -46,7 +47,8 @@ def style(font_scale: float = 1.1) -> Iterator[None]:
 def training_logs(result: Result, methods: tuple[Method, ...]) -> pd.DataFrame:
     """The logs of all training runs of `methods`, sorted by seed, with the columns title and seed."""
     logs = [
-        record.metrics().assign(title=method.title, seed=seed)
+        # A copy first: pandas warns about columns that are added to a log of more than a hundred.
+        record.metrics().copy().assign(title=method.title, seed=seed)
         for method in methods
         for (key, seed), record in sorted(result.runs.items(), key=lambda run: run[0])
         if key == method.key
@@ -258,7 +260,8 @@ def reward_figure(rewards: pd.DataFrame) -> Figure:
 def _draw_temperatures(axes: Axes, temperatures: pd.DataFrame, warmup_steps: int, colour: Any) -> None:
     seeds = list(temperatures["seed"].unique())
     one = temperatures[temperatures["seed"] == seeds[0]]
-    axes.axvspan(0.5, warmup_steps + 0.5, color="0.92", linewidth=0, label="warm-up")
+    if warmup_steps:
+        axes.axvspan(0.5, warmup_steps + 0.5, color="0.92", linewidth=0, label="warm-up")
     axes.scatter(one["step"], one["temperature"], s=9, color="0.5", label="sampled at a step", linewidths=0)
     for seed in seeds[1:]:
         other = temperatures[temperatures["seed"] == seed]
@@ -273,6 +276,7 @@ def _draw_temperatures(axes: Axes, temperatures: pd.DataFrame, warmup_steps: int
         band = (phase["mean"] - phase["std"], phase["mean"] + phase["std"])
         axes.fill_between(phase["step"], *band, color=colour, alpha=0.25, linewidth=0, label=area)
     axes.set(xlabel="training step", ylabel="sampling temperature T")
+    axes.xaxis.set_major_locator(_steps())
     axes.margins(x=0.02)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     sns.despine(ax=axes)
@@ -311,6 +315,11 @@ def _note_at_1(rewards: pd.DataFrame) -> str | None:
     return None
 
 
+def _steps() -> MaxNLocator:
+    """Ticks at whole steps, also of short runs."""
+    return MaxNLocator(6, steps=[1, 2, 3, 5, 10], integer=True)
+
+
 def _looks(rewards: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Colour and line style of each method, the same in all panels of a figure."""
     titles = list(rewards["title"].unique())
@@ -328,6 +337,7 @@ def _draw_rewards(axes: Axes, rewards: pd.DataFrame, column: str) -> None:
             error = seeds.sem(axis=1, skipna=False)
             axes.fill_between(mean.index, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="training step", ylabel=f"reward, mean of {WINDOW} steps")
+    axes.xaxis.set_major_locator(_steps())
     sns.despine(ax=axes)
 
 

@@ -168,6 +168,24 @@ def test_no_line_joins_the_warm_up_and_what_follows(result):
     assert sorted(ranges) == [(1, 4), (1, 4), (5, 40), (5, 40)], "two phases of two seeds"
     figure = figure3(temperature_curve(result, 0), reward_curves(result, TABLE1), warmup_steps=0)
     assert [line.get_xdata()[0] for line in figure.axes[0].lines] == [1, 1]
+    assert "warm-up" not in legend_texts(figure.axes[0].get_legend())
+
+
+def test_ticks_of_a_short_run_are_whole_steps(tmp_path):
+    runs = {
+        ("tampo", 0): write_run(tmp_path / "run", {"step": [1, 2, 3], "temperature": 1.0, "reward": [0.1, 0.2, 0.3]})
+    }
+    short = Result(pd.DataFrame(), {}, runs)
+    figure = figure3(temperature_curve(short, 0), reward_curves(short, TABLE1), 0)
+    for axes in figure.axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_log_of_many_columns_is_read_without_a_warning(tmp_path, recwarn):
+    log = {"step": [1, 2], "reward": [0.1, 0.2]} | {f"metric {i}": [0.0, 1.0] for i in range(120)}
+    runs = {("tampo", 0): write_run(tmp_path / "run", log)}
+    assert reward_curves(Result(pd.DataFrame(), {}, runs), TABLE1)["reward"].tolist() == [0.1, 0.2]
+    assert not [warning for warning in recwarn if issubclass(warning.category, pd.errors.PerformanceWarning)]
 
 
 def test_lines_are_means_over_seeds_and_a_missing_seed_is_a_gap(result):
