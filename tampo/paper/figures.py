@@ -5,16 +5,20 @@ Figures are vector PDF and PNG, with units at the axes, colours for colour-blind
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from pandas.api.typing import Rolling
 
 from tampo.files import atomic_path
 from tampo.paper.experiments import Method
@@ -23,9 +27,13 @@ from tampo.paper.results import Result
 from tampo.paper.tables import write_texts
 
 WINDOW = 25  # steps, as in Figure 3 of the paper
+# Rewards at T = 1 are estimates by importance weights. Windows with a smaller mean share of effective samples are left
+# out: there a few rollouts have nearly all the weight, and the estimate is noise.
+FEWEST_SAMPLES = 0.1
 PALETTE = sns.color_palette("colorblind")
 # Colour, marker and line style of each sign of the advantage.
 SIGNS = {"A > 0": (PALETTE[2], "o", "-"), "A < 0": (PALETTE[3], "s", "--")}
+_LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (3, 1.25, 1.5, 1.25)), (0, (5, 1, 1, 1)))
 _RIGHT, _WRONG = (PALETTE[0], "-"), (PALETTE[1], "--")
 
 
@@ -39,7 +47,8 @@ def style(font_scale: float = 1.1) -> Iterator[None]:
 def training_logs(result: Result, methods: tuple[Method, ...]) -> pd.DataFrame:
     """The logs of all training runs of `methods`, sorted by seed, with the columns title and seed."""
     logs = [
-        record.metrics().assign(title=method.title, seed=seed)
+        # A copy first: pandas warns about columns that are added to a log of more than a hundred.
+        record.metrics().copy().assign(title=method.title, seed=seed)
         for method in methods
         for (key, seed), record in sorted(result.runs.items(), key=lambda run: run[0])
         if key == method.key
@@ -47,11 +56,20 @@ def training_logs(result: Result, methods: tuple[Method, ...]) -> pd.DataFrame:
     return pd.concat(logs, ignore_index=True)
 
 
-def temperature_curve(result: Result, method: str = "tampo", window: int = WINDOW) -> pd.DataFrame:
+def temperature_curve(result: Result, warmup_steps: int, method: str = "tampo", window: int = WINDOW) -> pd.DataFrame:
     """Sampled temperatures of one method, with mean and standard deviation over a sliding window of steps.
 
+    The windows start anew after the warm-up: T changes at once there, and a window over both would show a glide.
+
+    Args:
+        result: The runs.
+        warmup_steps: Steps of the warm-up; 0 for a method without one.
+        method: Key of the method.
+        window: Steps.
+
     Returns:
-        Columns seed, step (from 1), temperature, mean, std; the first windows are shorter.
+        Columns seed, step (from 1), temperature, mean, std. The first windows of the run, and of the steps after the
+        warm-up, are shorter.
 
     Raises:
         ValueError: The result has no training run of that method.
@@ -59,22 +77,43 @@ def temperature_curve(result: Result, method: str = "tampo", window: int = WINDO
     if method not in {key for key, _ in result.runs}:
         raise ValueError(f"No training run of method {method!r} among {sorted({key for key, _ in result.runs})}.")
     curve = training_logs(result, (Method(method, method),))[["seed", "step", "temperature"]]
-    by_seed = curve.groupby("seed")["temperature"]
+    by_phase = curve.groupby(["seed", curve["step"] > warmup_steps])["temperature"]
     return curve.assign(
-        mean=by_seed.transform(lambda drawn: drawn.rolling(window, min_periods=1).mean()),
-        std=by_seed.transform(lambda drawn: drawn.rolling(window, min_periods=1).std(ddof=0)),
+        mean=by_phase.transform(lambda drawn: drawn.rolling(window, min_periods=1).mean()),
+        std=by_phase.transform(lambda drawn: drawn.rolling(window, min_periods=1).std(ddof=0)),
     )
 
 
 def reward_curves(result: Result, methods: tuple[Method, ...], window: int = WINDOW) -> pd.DataFrame:
     """Mean reward of each step of each training run, and its mean over a sliding window of steps.
 
+    The reward of a step is that of rollouts at its own temperature. The reward that they would have had at T = 1 is the
+    same measure for all methods. It is an estimate by importance weights (`tampo.off_policy.reward_at`), so its mean
+    over a window has the effective samples of each step as weights.
+
     Returns:
-        Columns title, seed, step (from 1), reward (of one step), smoothed.
+        Columns title, seed, step (from 1), reward (of one step), smoothed, and the same at T = 1: reward_at_1,
+        samples_at_1 (share of effective samples), smoothed_at_1. NaN where the logs have no reward at T = 1;
+        smoothed_at_1 is also NaN where the mean share of the window is below `FEWEST_SAMPLES`.
     """
-    curves = training_logs(result, methods)[["title", "seed", "step", "reward"]]
-    by_run = curves.groupby(["title", "seed"])["reward"]
-    return curves.assign(smoothed=by_run.transform(lambda reward: reward.rolling(window, min_periods=1).mean()))
+    logged = {"reward_at/1": "reward_at_1", "reward_at/1_samples": "samples_at_1"}
+    logs = training_logs(result, methods).reindex(columns=["title", "seed", "step", "reward", *logged])
+    curves = logs.rename(columns=logged)
+
+    def rolling(values: pd.Series) -> Rolling:
+        return values.rolling(window, min_periods=1)
+
+    def smoothed_at_1(run: pd.DataFrame) -> pd.Series:
+        weights = run["samples_at_1"].where(run["reward_at_1"].notna(), 0.0)
+        mean = rolling(run["reward_at_1"].fillna(0.0) * weights).sum() / rolling(weights).sum()
+        return mean.where(rolling(weights).mean() >= FEWEST_SAMPLES)
+
+    runs = [
+        run.assign(smoothed=rolling(run["reward"]).mean(), smoothed_at_1=smoothed_at_1(run))
+        for _, run in curves.groupby(["title", "seed"], sort=False)
+    ]
+    columns = ["title", "seed", "step", "reward", "smoothed", "reward_at_1", "samples_at_1", "smoothed_at_1"]
+    return pd.concat(runs)[columns]
 
 
 def optimal_temperature_curves(result: Result, methods: tuple[Method, ...], window: int = 5) -> pd.DataFrame:
@@ -180,68 +219,125 @@ def _spread_out(values: Sequence[float], gap: float) -> NDArray[np.float64]:
 
 
 def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int) -> Figure:
-    """Figure 3: (a) temperatures sampled by the meta-policy, (b) rewards of all methods in training.
+    """Figure 3: (a) temperatures sampled by the meta-policy, and the rewards of all methods in training, (b) at the
+    temperature of each step and (c) at T = 1.
 
     Args:
         temperatures: From `temperature_curve`. The first seed is drawn in full, of the others only the means.
-        rewards: From `reward_curves`.
+        rewards: From `reward_curves`. Without rewards at T = 1 there is no (c), and a note says so.
         warmup_steps: Steps of the warm-up, shaded in (a).
     """
+    at_1 = bool(rewards["smoothed_at_1"].notna().any())
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
-        _draw_temperatures(left, temperatures, warmup_steps)
-        left.set_title("(a) Temperatures from the meta-policy")
-        _draw_rewards(right, rewards)
-        right.set_title("(b) Rewards in training")
+        figure = plt.figure(figsize=(9.0, 6.4), layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=(2.7, 3.7), squeeze=False)[:, 0]
+        top = upper.subplots()
+        # In (a) TAMPO has its colour of (b) and (c).
+        colour = _looks(rewards).get("TAMPO", {"color": PALETTE[0]})["color"]
+        _draw_temperatures(top, temperatures, warmup_steps, colour)
+        top.set_title("(a) Temperatures from the meta-policy")
+        titles = ("(b) Rewards at the sampling temperature", "(c) Rewards at T = 1")
+        _draw_reward_panels(lower, lower.subplots(1, 1 + at_1, squeeze=False)[0], rewards, titles)
     return figure
 
 
 def reward_figure(rewards: pd.DataFrame) -> Figure:
-    """Figures 5 and 6: the curves of `reward_curves`."""
+    """Figures 5 and 6: rewards of each step at its own temperature and at T = 1.
+
+    Args:
+        rewards: From `reward_curves`. Without rewards at T = 1 there is one panel, and a note says so.
+    """
+    at_1 = bool(rewards["smoothed_at_1"].notna().any())
     with style():
-        figure, axes = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
-        _draw_rewards(axes, rewards)
+        figure, panels = plt.subplots(
+            1, 1 + at_1, figsize=(9.0 if at_1 else 5.4, 3.8), layout="constrained", squeeze=False
+        )
+        titles = ("(a) Rewards at the sampling temperature", "(b) Rewards at T = 1")
+        _draw_reward_panels(figure, panels[0], rewards, titles)
     return figure
 
 
-def _draw_temperatures(axes: Axes, temperatures: pd.DataFrame, warmup_steps: int) -> None:
+def _draw_temperatures(axes: Axes, temperatures: pd.DataFrame, warmup_steps: int, colour: Any) -> None:
     seeds = list(temperatures["seed"].unique())
     one = temperatures[temperatures["seed"] == seeds[0]]
-    axes.axvspan(0.5, warmup_steps + 0.5, color="0.92", label="warm-up")
-    axes.scatter(one["step"], one["temperature"], s=7, color="0.55", label="sampled at a step", linewidths=0)
+    if warmup_steps:
+        axes.axvspan(0.5, warmup_steps + 0.5, color="0.92", linewidth=0, label="warm-up")
+    axes.scatter(one["step"], one["temperature"], s=9, color="0.5", label="sampled at a step", linewidths=0)
     for seed in seeds[1:]:
         other = temperatures[temperatures["seed"] == seed]
         label = f"means, {len(seeds) - 1} other seeds" if seed == seeds[1] else None
-        axes.plot(other["step"], other["mean"], color=PALETTE[0], linewidth=0.7, alpha=0.5, label=label)
-    axes.plot(one["step"], one["mean"], color=PALETTE[0], label=f"mean of {WINDOW} steps")
-    band = (one["mean"] - one["std"], one["mean"] + one["std"])
-    axes.fill_between(one["step"], *band, color=PALETTE[0], alpha=0.25, linewidth=0, label="± standard deviation")
+        for phase in _phases(other, warmup_steps):
+            axes.plot(phase["step"], phase["mean"], color=colour, linewidth=0.7, alpha=0.5, label=label)
+            label = None
+    names = (f"mean of {WINDOW} steps", "± standard deviation")
+    for number, phase in enumerate(_phases(one, warmup_steps)):
+        line, area = names if number == 0 else (None, None)
+        axes.plot(phase["step"], phase["mean"], color=colour, label=line)
+        band = (phase["mean"] - phase["std"], phase["mean"] + phase["std"])
+        axes.fill_between(phase["step"], *band, color=colour, alpha=0.25, linewidth=0, label=area)
     axes.set(xlabel="training step", ylabel="sampling temperature T")
-    _legend_below(axes)
+    axes.xaxis.set_major_locator(_steps())
+    axes.margins(x=0.02)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    sns.despine(ax=axes)
 
 
-def _draw_rewards(axes: Axes, rewards: pd.DataFrame) -> None:
-    """Lines are means over seeds; with several seeds, bands are one standard error."""
+def _phases(curve: pd.DataFrame, warmup_steps: int) -> list[pd.DataFrame]:
+    """The steps of the warm-up and those after it, so that no line joins them; a phase without steps is left out."""
+    warm = curve["step"] <= warmup_steps
+    return [phase for phase in (curve[warm], curve[~warm]) if len(phase)]
+
+
+def _draw_reward_panels(
+    figure: FigureBase, panels: Sequence[Axes], rewards: pd.DataFrame, titles: tuple[str, str]
+) -> None:
+    """Rewards at the sampling temperature and, in a second panel if there is one, at T = 1; one legend for both."""
+    for axes, column, title in zip(panels, ("smoothed", "smoothed_at_1"), titles, strict=False):
+        _draw_rewards(axes, rewards, column)
+        axes.set_title(title)
+    if len(panels) > 1:
+        panels[1].sharey(panels[0])
+        panels[1].tick_params(labelleft=True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    look = {"frameon": False, "title": _note_at_1(rewards), "title_fontsize": "small"}
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, **look)
+
+
+def _note_at_1(rewards: pd.DataFrame) -> str | None:
+    """What the reader must know about the panel of rewards at T = 1; None if it is complete."""
+    if not rewards["reward_at_1"].notna().any():
+        return "No panel of rewards at T = 1: the logs of these runs do not have them."
+    absent = rewards.groupby("title", sort=False)["smoothed_at_1"].count() == 0
+    if absent.all():
+        return f"No panel of rewards at T = 1: fewer than {FEWEST_SAMPLES:.0%} of the samples are effective."
+    if absent.any():
+        return f"Not shown at T = 1, too few effective samples: {', '.join(absent[absent].index)}."
+    return None
+
+
+def _steps() -> MaxNLocator:
+    """Ticks at whole steps, also of short runs."""
+    return MaxNLocator(6, steps=[1, 2, 3, 5, 10], integer=True)
+
+
+def _looks(rewards: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and line style of each method, the same in all panels of a figure."""
     titles = list(rewards["title"].unique())
-    sns.lineplot(
-        rewards,
-        x="step",
-        y="smoothed",
-        hue="title",
-        hue_order=titles,
-        style="title",
-        style_order=titles,
-        palette=sns.color_palette("colorblind", len(titles)),
-        errorbar="se" if rewards["seed"].nunique() > 1 else None,
-        err_kws={"alpha": 0.15, "linewidth": 0},
-        ax=axes,
-    )
+    pairs = zip(titles, sns.color_palette("colorblind", len(titles)), cycle(_LINES), strict=False)
+    return {title: {"color": colour, "linestyle": line} for title, colour, line in pairs}
+
+
+def _draw_rewards(axes: Axes, rewards: pd.DataFrame, column: str) -> None:
+    """Lines are means over seeds; with several seeds, bands are one standard error. Steps that lack a seed are gaps."""
+    for title, look in _looks(rewards).items():
+        seeds = rewards[rewards["title"] == title].pivot(index="step", columns="seed", values=column)
+        mean = seeds.mean(axis=1, skipna=False)
+        axes.plot(mean.index, mean, label=title, **look)
+        if seeds.shape[1] > 1:
+            error = seeds.sem(axis=1, skipna=False)
+            axes.fill_between(mean.index, mean - error, mean + error, color=look["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="training step", ylabel=f"reward, mean of {WINDOW} steps")
-    _legend_below(axes)
-
-
-def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, title=None)
+    axes.xaxis.set_major_locator(_steps())
     sns.despine(ax=axes)
 
 

@@ -31,30 +31,46 @@ DRAWN = sorted({*np.round(np.arange(0.3, 2.01, 0.05), 2), *CANDIDATES})
 @pytest.fixture
 def result(tmp_path):
     """Two seeds of TAMPO and of one fixed temperature, 40 steps, with known rewards."""
+    return make_result(tmp_path)
+
+
+def make_result(folder, at_1=True):
+    """Rewards at T = 1, where logged, are 0.5 below those at the sampling temperature."""
     runs = {}
     for key, offset in (("tampo", 0.0), ("fixed-0.9", 1.0)):
         for seed in (0, 1):
-            folder = tmp_path / f"{key}-{seed}"
-            folder.mkdir()
             step = np.arange(1, 41)
-            temperature = np.where(step <= 4, 1.0, np.where(step % 2, 0.6, 0.8))
-            reward = offset + seed + step / 100
-            pd.DataFrame({"step": step, "temperature": temperature, "reward": reward}).to_csv(
-                folder / "metrics.csv", index=False
-            )
-            runs[key, seed] = Record(folder, {})
+            log = pd.DataFrame({"step": step, "temperature": np.where(step <= 4, 1.0, np.where(step % 2, 0.6, 0.8))})
+            log["reward"] = offset + seed + step / 100
+            if at_1:
+                log["reward_at/1"] = log["reward"] - 0.5
+                log["reward_at/1_samples"] = 0.5
+            runs[key, seed] = write_run(folder / f"{key}-{seed}", log)
     return Result(pd.DataFrame(), {}, runs)
 
 
-def test_temperature_windows(result):
-    curve = temperature_curve(result, window=2)
+def write_run(folder, log):
+    folder.mkdir(parents=True)
+    pd.DataFrame(log).to_csv(folder / "metrics.csv", index=False)
+    return Record(folder, {})
+
+
+def test_temperature_windows_do_not_reach_into_the_warm_up(result):
+    """Four steps at 1.0, then 0.6 and 0.8 in turn."""
+    curve = temperature_curve(result, warmup_steps=4, window=3)
     assert len(curve) == 80
-    one = curve[curve["seed"] == 0].reset_index(drop=True)
-    assert one.loc[0, ["mean", "std"]].tolist() == [1.0, 0.0]
-    assert one.loc[39, "mean"] == pytest.approx(0.7)
-    assert one.loc[39, "std"] == pytest.approx(0.1)
+    for seed in (0, 1):
+        one = curve[curve["seed"] == seed].set_index("step")
+        assert one.loc[1, ["mean", "std"]].tolist() == [1.0, 0.0]
+        assert one.loc[4, ["mean", "std"]].tolist() == [1.0, 0.0]
+        assert one.loc[5, ["mean", "std"]].tolist() == pytest.approx([0.6, 0.0]), "T changes at once"
+        assert one.loc[6, ["mean", "std"]].tolist() == pytest.approx([0.7, 0.1])
+        assert one.loc[7, "mean"] == pytest.approx((0.6 + 0.8 + 0.6) / 3)
+        assert one.loc[40, "mean"] == pytest.approx((0.8 + 0.6 + 0.8) / 3)
+    without = temperature_curve(result, warmup_steps=0, window=3).set_index(["seed", "step"])
+    assert without.loc[(0, 5), "mean"] == pytest.approx((1.0 + 1.0 + 0.6) / 3)
     with pytest.raises(ValueError, match="No training run of method 'linear'"):
-        temperature_curve(result, "linear")
+        temperature_curve(result, 4, "linear")
 
 
 def test_rewards_of_every_seed_and_their_windows(result):
@@ -64,6 +80,23 @@ def test_rewards_of_every_seed_and_their_windows(result):
     assert tampo.loc[9, "reward"] == pytest.approx(1 + 0.10)
     assert tampo.loc[9, "smoothed"] == pytest.approx(1 + 0.09)
     assert tampo.loc[0, "smoothed"] == pytest.approx(1 + 0.01)
+    assert tampo.loc[9, "reward_at_1"] == pytest.approx(0.5 + 0.10)
+    assert tampo.loc[9, "smoothed_at_1"] == pytest.approx(0.5 + 0.09), "equal weights: the plain mean"
+
+
+def test_rewards_at_1_are_weighted_by_their_samples(tmp_path):
+    """A step without a graded rollout has no weight; windows of too few samples are left out."""
+    log = {
+        "step": range(1, 7),
+        "reward": [0.5] * 6,
+        "reward_at/1": [1.0, 0.0, np.nan, 0.6, 0.8, 0.9],
+        "reward_at/1_samples": [0.2, 0.6, 0.0, 0.4, 0.12, 0.04],
+    }
+    runs = {("tampo", 0): write_run(tmp_path / "run", log)}
+    curves = reward_curves(Result(pd.DataFrame(), {}, runs), TABLE1, window=2)
+    expected = [1.0, 0.2 / 0.8, 0.0, 0.6, (0.4 * 0.6 + 0.12 * 0.8) / 0.52, np.nan]
+    np.testing.assert_allclose(curves["smoothed_at_1"], expected, atol=1e-12)
+    assert curves["smoothed"].tolist() == pytest.approx([0.5] * 6)
 
 
 def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
@@ -100,22 +133,114 @@ def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["T*, A > 0", "T*, A < 0", "current T"]
 
 
-def test_reward_figure_says_what_it_shows(result):
-    (axes,) = reward_figure(reward_curves(result, TABLE1)).axes
-    assert axes.get_ylabel() == "reward, mean of 25 steps"
+def legend_texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
 
 
-def test_figure_says_what_it_shows(result):
-    figure = figure3(temperature_curve(result), reward_curves(result, TABLE1), warmup_steps=4)
-    left, right = figure.axes
-    assert left.get_xlabel() == right.get_xlabel() == "training step"
-    assert left.get_ylabel() == "sampling temperature T"
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["GRPO (T = 0.9)", "TAMPO"]
-    assert len(left.get_legend().get_texts()) == 5
+def test_figure_3_says_what_it_shows(result):
+    figure = figure3(temperature_curve(result, 4), reward_curves(result, TABLE1), warmup_steps=4)
+    top, left, right = figure.axes
+    assert [axes.get_title()[:4] for axes in figure.axes] == ["(a) ", "(b) ", "(c) "]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"training step"}
+    assert top.get_ylabel() == "sampling temperature T"
+    assert left.get_ylabel() == right.get_ylabel() == "reward, mean of 25 steps"
+    assert left.get_ylim() == right.get_ylim(), "so that heights can be compared"
+    (legend,) = figure.subfigs[1].legends
+    assert legend_texts(legend) == ["GRPO (T = 0.9)", "TAMPO"]
+    assert legend.get_title().get_text() == ""
+    assert len(top.get_legend().get_texts()) == 5
+
+
+def test_a_method_looks_the_same_in_all_panels(result):
+    figure = figure3(temperature_curve(result, 4), reward_curves(result, TABLE1), warmup_steps=4)
+    top, left, right = figure.axes
+    looks = [
+        [(line.get_label(), line.get_color(), line.get_linestyle()) for line in axes.lines] for axes in (left, right)
+    ]
+    assert looks[0] == looks[1]
+    assert len({look[1:] for look in looks[0]}) == 2
+    assert {line.get_color() for line in top.lines} == {looks[0][1][1]}
+
+
+def test_no_line_joins_the_warm_up_and_what_follows(result):
+    figure = figure3(temperature_curve(result, 4), reward_curves(result, TABLE1), warmup_steps=4)
+    ranges = [(line.get_xdata()[0], line.get_xdata()[-1]) for line in figure.axes[0].lines]
+    assert sorted(ranges) == [(1, 4), (1, 4), (5, 40), (5, 40)], "two phases of two seeds"
+    figure = figure3(temperature_curve(result, 0), reward_curves(result, TABLE1), warmup_steps=0)
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == [1, 1]
+    assert "warm-up" not in legend_texts(figure.axes[0].get_legend())
+
+
+def test_ticks_of_a_short_run_are_whole_steps(tmp_path):
+    runs = {
+        ("tampo", 0): write_run(tmp_path / "run", {"step": [1, 2, 3], "temperature": 1.0, "reward": [0.1, 0.2, 0.3]})
+    }
+    short = Result(pd.DataFrame(), {}, runs)
+    figure = figure3(temperature_curve(short, 0), reward_curves(short, TABLE1), 0)
+    for axes in figure.axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_log_of_many_columns_is_read_without_a_warning(tmp_path, recwarn):
+    log = {"step": [1, 2], "reward": [0.1, 0.2]} | {f"metric {i}": [0.0, 1.0] for i in range(120)}
+    runs = {("tampo", 0): write_run(tmp_path / "run", log)}
+    assert reward_curves(Result(pd.DataFrame(), {}, runs), TABLE1)["reward"].tolist() == [0.1, 0.2]
+    assert not [warning for warning in recwarn if issubclass(warning.category, pd.errors.PerformanceWarning)]
+
+
+def test_lines_are_means_over_seeds_and_a_missing_seed_is_a_gap(result):
+    rewards = reward_curves(result, TABLE1)
+    missing = (rewards["title"] == "TAMPO") & (rewards["seed"] == 1) & (rewards["step"] == 7)
+    rewards.loc[missing, "smoothed_at_1"] = np.nan
+    left, right = reward_figure(rewards).axes
+    for axes, column in ((left, "smoothed"), (right, "smoothed_at_1")):
+        for line in axes.lines:
+            runs = rewards[rewards["title"] == line.get_label()]
+            one, other = (runs.loc[runs["seed"] == seed, column].to_numpy() for seed in (0, 1))
+            np.testing.assert_allclose(line.get_ydata(), (one + other) / 2)
+    assert np.flatnonzero(np.isnan(right.lines[1].get_ydata())).tolist() == [6]
+
+
+def test_legends_do_not_cover_a_panel(result):
+    rewards = reward_curves(result, TABLE1)
+    for figure in (figure3(temperature_curve(result, 4), rewards, 4), reward_figure(rewards)):
+        figure.canvas.draw()
+        legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        legends += [legend for part in (figure, *figure.subfigs) for legend in part.legends]
+        assert len(legends) == len(figure.axes) - 1
+        for legend in legends:
+            assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_logs_without_rewards_at_1_leave_the_panel_out(tmp_path):
+    """Records of an earlier version; a note says what is missing."""
+    result = make_result(tmp_path, at_1=False)
+    rewards = reward_curves(result, TABLE1)
+    assert rewards["smoothed_at_1"].isna().all()
+    assert rewards["smoothed"].notna().all()
+    figure = figure3(temperature_curve(result, 4), rewards, 4)
+    assert [axes.get_title()[:4] for axes in figure.axes] == ["(a) ", "(b) "]
+    other = reward_figure(rewards)
+    assert len(other.axes) == 1
+    for legend in (figure.subfigs[1].legends[0], other.legends[0]):
+        assert legend.get_title().get_text() == (
+            "No panel of rewards at T = 1: the logs of these runs do not have them."
+        )
+
+
+def test_a_method_of_too_few_samples_is_named(result):
+    rewards = reward_curves(result, TABLE1)
+    tampo = rewards["title"] == "TAMPO"
+    figure = reward_figure(rewards.assign(smoothed_at_1=rewards["smoothed_at_1"].mask(tampo)))
+    assert len(figure.axes) == 2
+    assert figure.legends[0].get_title().get_text() == "Not shown at T = 1, too few effective samples: TAMPO."
+    figure = reward_figure(rewards.assign(smoothed_at_1=np.nan))
+    assert len(figure.axes) == 1
+    assert "fewer than 10% of the samples are effective" in figure.legends[0].get_title().get_text()
 
 
 def test_files_are_whole_and_the_same_twice(result, tmp_path):
-    data = {"temperatures": temperature_curve(result), "rewards": reward_curves(result, TABLE1)}
+    data = {"temperatures": temperature_curve(result, 4), "rewards": reward_curves(result, TABLE1)}
     written = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         figure = figure3(data["temperatures"], data["rewards"], 4)

@@ -32,7 +32,8 @@ def project(tmp_path, monkeypatch):
         ("table1", {"alpha": 0.05}, "mini/tables"),  # as in the file
         ("table1", {"workers": 7}, "mini/tables"),
         ("fig2", {}, "mini/figures"),
-        ("fig2", {"model": "mini"}, "mini/model=mini/figures"),
+        ("fig2", {"model": "mini"}, "mini/figures"),  # the scale's own, whatever is installed
+        ("fig2", {"model": "smollm"}, "mini/model=smollm/figures"),
         ("table5", {}, "mini/tables"),
         ("table1", {"params": "mini-choice"}, "mini/params=mini-choice/tables"),
         ("study_exploration", {"params": "smoke-rare", "alpha": 0.2}, "smoke/alpha=0.2/studies"),
