@@ -5,7 +5,7 @@ notebooks, `tampo reproduce` and `tampo.explore` all read this registry.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,12 @@ REGRET_OTHERS = (
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
 _REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO)
 
+# Rows of the study of a task that changes, from those of the regret study.
+DRIFT_ROWS = tuple(
+    next(method for method in REGRET_ROWS if method.key == key)
+    for key in ("fixed-0.9", "fixed-1.2", "linear-down", "tampo")
+)
+
 # T in the loss, or a property of the behaviour policy only.
 LOSS_TEMPERATURE_ROWS = tuple(
     Method(method.key + suffix, method.title + addition, {**(method.changes or {}), "loss_temperature": where})
@@ -137,8 +143,9 @@ EVALUATION_TEMPERATURES = (0.6, 1.4)  # besides the paper's 1.0
 # Parameter files by scale, for experiments with another base model.
 CHOICE_PARAMS = {"smoke": "smoke-choice", "mini": "mini-choice", "paper": "paper-ecqa"}
 RARE_PARAMS = {"smoke": "smoke-rare", "mini": "mini-rare"}
+DRIFT_PARAMS = {"smoke": "smoke-drift", "mini": "mini-drift"}
 
-# The regimes of the regret study by scale, each with its title, its parameter file, and what differs from that.
+# The regimes of studies by scale, each with its title, its parameter file, and what differs from that.
 # Prompts are drawn anew (data_seed), since the base model has seen the others; facts are too few for that.
 REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "smoke": {"arithmetic": ("smoke", {"data_seed": 1}), "facts": ("smoke-facts", {})},
@@ -149,8 +156,79 @@ REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "choice": ("mini-choice", {"data_seed": 1, "eval_problems": 100}),
     },
 }
+_REGIME_SCALES = {scale: scale for scale in REGIMES}
 # Evaluation temperatures of the regret study, with the samples of a problem.
 REGRET_EVALUATIONS: dict[str, dict[float, int]] = {"smoke": {1.0: 4}, "mini": {1.0: 64, 0.6: 16}}
+LOSS_REGIMES = ("arithmetic", "facts")  # of the study of the temperature in the loss
+
+
+def experiment_jobs(params: Params, methods: tuple[Method, ...] = TABLE1) -> dict[tuple[str, int], Job]:
+    """The training runs and evaluations that `methods` need, by (method's key, training seed)."""
+    jobs = {}
+    for method in methods:
+        # The base model is the same for every training seed.
+        for seed in params.seeds if method.changes is not None else params.seeds[:1]:
+            training = None if method.changes is None else params.training(seed=seed, **method.changes)
+            label = method.title + (f", seed {seed}" if len(params.seeds) > 1 and training else "")
+            jobs[method.key, seed] = Job(label, params.evaluation(), training, params.model)
+    return jobs
+
+
+def regime_params(params: Params) -> dict[str, Params]:
+    """The parameters of each regime of a scale; what `params` changes from its scale's file is changed in all of them.
+
+    Raises:
+        ConfigError: The scale has no regimes, or a change that decides what a regime is.
+    """
+    if params.scale not in REGIMES:
+        raise ConfigError(f"There are regimes for the scales {', '.join(REGIMES)}, not for {params.scale!r}.")
+    changes = params.changes(load_params(params.scale))
+    for name in ("suite", "model", "base_logit_scale"):
+        if name in changes:
+            raise ConfigError(f"{name} cannot be given here: this study sets it for each of its regimes.")
+    kept = {"workers": params.workers, "output_dir": params.output_dir}
+    return {
+        title: load_params(source, settings | changes | kept)
+        for title, (source, settings) in REGIMES[params.scale].items()
+    }
+
+
+def regret_methods(params: Params) -> tuple[Method, ...]:
+    """The rows of the regret study: all, or a few at the smoke scale."""
+    return _REGRET_SMOKE if params.scale == "smoke" else REGRET_ROWS
+
+
+def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
+    """The runs of the regret study, by (regime, evaluation temperature, method's key, training seed).
+
+    The base model is evaluated too, once.
+    """
+    jobs, methods = {}, regret_methods(params)
+    for regime, config in regime_params(params).items():
+        for temperature, samples in REGRET_EVALUATIONS[params.scale].items():
+            changed = config.model_copy(update={"eval_temperature": temperature, "eval_samples": samples})
+            for (key, seed), job in experiment_jobs(changed, (BASE, *methods)).items():
+                jobs[regime, temperature, key, seed] = job
+    return jobs
+
+
+def loss_methods(params: Params) -> tuple[Method, ...]:
+    """The rows of the study of the temperature in the loss: all, or TAMPO's two at the smoke scale."""
+    return LOSS_TEMPERATURE_ROWS[:2] if params.scale == "smoke" else LOSS_TEMPERATURE_ROWS
+
+
+def loss_jobs(params: Params) -> dict[tuple[str, str, int], Job]:
+    """The runs of the study of the temperature in the loss, by (regime, method's key, training seed).
+
+    They are evaluated as in the regret study at T = 1, so that both studies share the rows that they have in common.
+    """
+    jobs, regimes = {}, regime_params(params)
+    evaluation = {"eval_temperature": 1.0, "eval_samples": REGRET_EVALUATIONS[params.scale][1.0]}
+    for regime in LOSS_REGIMES:
+        config = regimes[regime].model_copy(update=evaluation)
+        for (key, seed), job in experiment_jobs(config, loss_methods(params)).items():
+            jobs[regime, key, seed] = job
+    return jobs
 
 
 @dataclass(frozen=True)
@@ -168,7 +246,8 @@ class Experiment:
         one_seed: It is a single training run with the first seed.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
         settings: Parameters in which it differs from its parameter file.
-        regimes: Its rows are made in every regime of the scale (`tampo.paper.regret`).
+        special_jobs: Lists its runs where they are not simply `methods` with the notebook's parameters, but for example
+            `methods` in several regimes.
     """
 
     notebook: str
@@ -181,7 +260,7 @@ class Experiment:
     one_seed: bool = False
     needs_texts: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
-    regimes: bool = False
+    special_jobs: Callable[[Params], Mapping[Any, Job]] | None = None
 
     @property
     def section(self) -> str:
@@ -202,8 +281,8 @@ class Experiment:
 
     def jobs(self, params: Params) -> list[Job]:
         """The runs it needs with these parameters."""
-        if self.regimes:
-            return list(regret_jobs(params).values())
+        if self.special_jobs is not None:
+            return list(self.special_jobs(params).values())
         jobs = list(experiment_jobs(params, self.methods).values())
         for temperature in self.temperatures:
             changed = params.model_copy(update={"eval_temperature": temperature})
@@ -232,62 +311,28 @@ EXPERIMENTS = {
         Experiment("study_exploration", EXPLORATION, "a base model that must explore", RARE_PARAMS, ablation=True),
         Experiment("explore", TRAINED, needs_texts=True),
         Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
-        Experiment("regret", REGRET_ROWS, "rules for the temperature in several regimes", ablation=True, regimes=True),
+        Experiment(
+            "regret",
+            REGRET_ROWS,
+            "rules for the temperature in several regimes",
+            _REGIME_SCALES,
+            ablation=True,
+            special_jobs=regret_jobs,
+        ),
+        Experiment("study_drift", DRIFT_ROWS, "a task that changes during training", DRIFT_PARAMS, ablation=True),
+        Experiment(
+            "study_loss",
+            LOSS_TEMPERATURE_ROWS,
+            "T in the loss, or in sampling only",
+            _REGIME_SCALES,
+            ablation=True,
+            special_jobs=loss_jobs,
+        ),
         Experiment("study_power"),
         Experiment("study_theory"),
         Experiment("study_evaluation", TABLE1, ablation=True, temperatures=EVALUATION_TEMPERATURES),
     )
 }
-
-
-def experiment_jobs(params: Params, methods: tuple[Method, ...] = TABLE1) -> dict[tuple[str, int], Job]:
-    """The training runs and evaluations that `methods` need, by (method's key, training seed)."""
-    jobs = {}
-    for method in methods:
-        # The base model is the same for every training seed.
-        for seed in params.seeds if method.changes is not None else params.seeds[:1]:
-            training = None if method.changes is None else params.training(seed=seed, **method.changes)
-            label = method.title + (f", seed {seed}" if len(params.seeds) > 1 and training else "")
-            jobs[method.key, seed] = Job(label, params.evaluation(), training, params.model)
-    return jobs
-
-
-def regime_params(params: Params) -> dict[str, Params]:
-    """The parameters of each regime of a scale; what `params` changes from its scale's file is changed in all of them.
-
-    Raises:
-        ConfigError: The scale has no regimes, or a change that decides what a regime is.
-    """
-    if params.scale not in REGIMES:
-        raise ConfigError(f"The regret study has regimes for {', '.join(REGIMES)}, not for the scale {params.scale!r}.")
-    changes = params.changes(load_params(params.scale))
-    for name in ("suite", "model", "base_logit_scale"):
-        if name in changes:
-            raise ConfigError(f"{name} cannot be given here: the regret study sets it for each of its regimes.")
-    kept = {"workers": params.workers, "output_dir": params.output_dir}
-    return {
-        title: load_params(source, settings | changes | kept)
-        for title, (source, settings) in REGIMES[params.scale].items()
-    }
-
-
-def regret_methods(params: Params) -> tuple[Method, ...]:
-    """The rows of the regret study: all, or a few at the smoke scale."""
-    return _REGRET_SMOKE if params.scale == "smoke" else REGRET_ROWS
-
-
-def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
-    """The runs of the regret study, by (regime, evaluation temperature, method's key, training seed).
-
-    The base model is evaluated too, once.
-    """
-    jobs, methods = {}, regret_methods(params)
-    for regime, config in regime_params(params).items():
-        for temperature, samples in REGRET_EVALUATIONS[params.scale].items():
-            changed = config.model_copy(update={"eval_temperature": temperature, "eval_samples": samples})
-            for (key, seed), job in experiment_jobs(changed, (BASE, *methods)).items():
-                jobs[regime, temperature, key, seed] = job
-    return jobs
 
 
 def table_caption(params: Params, notebook: str) -> str:

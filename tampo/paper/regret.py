@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tampo.config import Params
 from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Method, regret_jobs, regret_methods
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.results import KS as KS
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import Estimate, iqm, mean_interval, pass_at_k, probability_of_improvement
 
-KS = (1, 8, 64)
 BEST = "best"  # the evaluation temperature that is chosen on the validation problems
 
 # Pass@k by benchmark, each of shape (seeds, problems), in percent.

@@ -154,7 +154,7 @@ def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> lis
     jobs = []
     for experiment in chosen:
         given = experiment.parameters(scale, params.seeds)
-        jobs += experiment.jobs(load_params(given.pop("params"), given))
+        jobs += experiment.jobs(load_params(given.pop("params"), experiment.settings | given))
     return jobs
 
 

@@ -1,6 +1,6 @@
 """Results of experiments: make the runs that are missing, then means, intervals and paired differences of scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +13,12 @@ from tampo.paper.experiments import TABLE1, Method, experiment_jobs
 from tampo.paper.published_results import BENCHMARKS, published_value
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
-from tampo.stats import iqm, mean_interval, probability_of_improvement
+from tampo.stats import iqm, mean_interval, pass_at_k, probability_of_improvement
+
+# Makes one row per problem from one per sample: benchmark, problem_id, and a column for each metric, with an @ in its
+# name.
+Score = Callable[[pd.DataFrame], pd.DataFrame]
+KS = (1, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,43 @@ class Result:
 
 
 def run_experiment(
-    params: Params, methods: tuple[Method, ...] = TABLE1, log: Callable[[str], None] = print_line
+    params: Params,
+    methods: tuple[Method, ...] = TABLE1,
+    log: Callable[[str], None] = print_line,
+    score: Score = problem_scores,
 ) -> Result:
     """Train and evaluate every method with every seed of `params`; existing records are reused.
 
-    `params.workers` runs are made at a time. Progress messages go to `log`.
+    `params.workers` runs are made at a time. Progress messages go to `log`. `score` makes the scores of each problem.
     """
     jobs = experiment_jobs(params, methods)
     made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log)
+    return collect(dict(zip(jobs, made, strict=True)), score)
+
+
+def collect(made: Mapping[tuple[str, int], tuple[Record | None, Record]], score: Score = problem_scores) -> Result:
+    """The result of finished runs: (training, evaluation) by (method's key, training seed)."""
     scores, records, runs = [], {}, {}
-    for (key, seed), (training, evaluation) in zip(jobs, made, strict=True):
-        scores.append(problem_scores(evaluation.samples()).assign(method=key, seed=seed))
+    for (key, seed), (training, evaluation) in made.items():
+        scores.append(score(evaluation.samples()).assign(method=key, seed=seed))
         records[evaluation.name] = evaluation
         if training is not None:
             records[training.name] = runs[key, seed] = training
     return Result(pd.concat(scores, ignore_index=True), records, runs)
+
+
+def pass_scores(samples: pd.DataFrame) -> pd.DataFrame:
+    """Pass@k of each problem from all of its samples, in percent, for each k of `KS` that there are samples for.
+
+    Unlike in `problem_scores`, pass@1 is the share of right samples and not the first one alone.
+
+    Returns:
+        One row per problem: benchmark, problem_id, pass@1, and so on.
+    """
+    counts = samples.groupby(["benchmark", "problem_id"], sort=False)["correct"].agg(["sum", "count"]).reset_index()
+    total, right = counts["count"].to_numpy(), counts["sum"].to_numpy()
+    columns = {f"pass@{k}": 100 * pass_at_k(total, right, k) for k in KS if k <= total.min()}
+    return counts[["benchmark", "problem_id"]].assign(**columns)
 
 
 def by_seed(result: Result, method: str = "tampo") -> tuple[Result, tuple[Method, ...]]:

@@ -58,7 +58,8 @@ class Record:
 
     def metrics(self) -> pd.DataFrame:
         """TRL's log of a training run, one row per step (without wall times)."""
-        return pd.read_csv(self.folder / "metrics.csv")
+        # As a copy its columns lie in one block, else pandas warns of hundreds of them at every new column.
+        return pd.read_csv(self.folder / "metrics.csv").copy()
 
     def times(self) -> pd.DataFrame:
         """Wall times of a training run in seconds, one row per step: step, step_time."""

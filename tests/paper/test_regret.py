@@ -159,12 +159,12 @@ def test_every_regime_makes_every_row_at_every_evaluation_temperature(scale):
 
 @pytest.mark.parametrize("changes", [{"suite": "mini-facts"}, {"model": "mini-rare"}, {"base_logit_scale": 0.5}])
 def test_what_a_regime_is_cannot_be_given(changes):
-    with pytest.raises(ConfigError, match=f"{next(iter(changes))} cannot be given here: the regret study sets it"):
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} cannot be given here: this study sets it"):
         regime_params(load_params("smoke", changes))
 
 
 def test_other_scales_have_no_regimes():
-    with pytest.raises(ConfigError, match="regimes for smoke, mini, not for the scale 'paper'"):
+    with pytest.raises(ConfigError, match="regimes for the scales smoke, mini, not for 'paper'"):
         regime_params(load_params("paper"))
 
 

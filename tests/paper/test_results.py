@@ -1,10 +1,22 @@
 """Scores become means, paired differences and rows."""
 
+from itertools import combinations
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from tampo.paper.experiments import TABLE1
-from tampo.paper.results import Result, by_seed, compare, differences, robust_summary, score_arrays, summarise
+from tampo.paper.results import (
+    Result,
+    by_seed,
+    compare,
+    differences,
+    pass_scores,
+    robust_summary,
+    score_arrays,
+    summarise,
+)
 from tests.paper.helpers import METHODS, make_result
 
 PAIR = (METHODS[1], TABLE1[1])
@@ -75,3 +87,19 @@ def test_robust_summary_counts_pairs_of_runs_on_each_benchmark():
         np.mean(sorted(means["tampo"])[1:5])
     )  # six scores: one off each end
     assert "Base model" not in table.index
+
+
+def test_pass_scores_use_all_samples():
+    """Pass@k is the share of the sets of k samples with a right one among them."""
+    right = {"a": [0] * 9, "b": [1, 0, 0, 0, 1, 0, 0, 0, 0], "c": [0, 1, 1, 1, 1, 1, 1, 1, 1]}
+    samples = pd.DataFrame(
+        {"benchmark": "gcd", "problem_id": name, "sample": number, "correct": bool(value)}
+        for name, values in right.items()
+        for number, value in enumerate(values)
+    )
+    scores = pass_scores(samples.sample(frac=1, random_state=0)).set_index("problem_id")
+    assert scores.columns.tolist() == ["benchmark", "pass@1", "pass@8"], "there are no 64 samples"
+    for name, values in right.items():
+        for k in (1, 8):
+            share = np.mean([any(drawn) for drawn in combinations(values, k)])
+            assert scores.loc[name, f"pass@{k}"] == pytest.approx(100 * share)

@@ -14,7 +14,7 @@ from tampo.cli import main
 from tampo.config import load_params
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted
-from tampo.runs.store import MANIFEST, RunStore
+from tampo.runs.store import MANIFEST, Record, RunStore
 
 IDENTITY = {"alpha": 0.05, "seed": 0}
 
@@ -41,6 +41,14 @@ def test_made_once_and_found_again(tmp_path):
     assert list(first.manifest["files"]) == ["result.txt"]
     assert not (first.folder / "checkpoints").exists()
     assert first.manifest["versions"]["trl"] == "1.16.0"
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_can_be_added_to_a_log_of_many(tmp_path):
+    """pandas would warn of a frame in pieces, with a path of this machine, in the notebooks that do so."""
+    names = [f"metric-{number}" for number in range(150)]
+    (tmp_path / "metrics.csv").write_text(",".join(names) + "\n" + ",".join(["1"] * 150) + "\n")
+    assert Record(tmp_path, {}).metrics().assign(seed=0).shape == (1, 151)
 
 
 def test_another_identity_is_another_record(tmp_path):
