@@ -36,7 +36,7 @@ ROOMS = {
     "trainer": {"controllers"},
     "inference": {"config", "tasks"},
     "runs": {"config", "controllers", "inference", "tasks", "trainer"},
-    "paper": {"config", "grading", "inference", "runs", "tasks", "trainer"},
+    "paper": {"config", "controllers", "grading", "inference", "runs", "tasks", "trainer"},
     "explore": {"config", "paper", "runs"},
     "cli": {"config", "controllers", "explore", "inference", "options", "paper", "runs", "tasks"},
 }

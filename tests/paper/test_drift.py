@@ -39,7 +39,7 @@ class Log:
 
     def __init__(self, temperature, reward, share):
         steps = np.arange(1, STEPS + 1)
-        columns = {"temperature": temperature, "reward_at/1": reward, "reward_at/1_samples": share}
+        columns = {"temperature": temperature, "reward": reward, "reward_at/1": reward, "reward_at/1_samples": share}
         self.log = pd.DataFrame({"step": steps} | {name: np.broadcast_to(v, STEPS) for name, v in columns.items()})
 
     def metrics(self):
