@@ -175,7 +175,7 @@ def test_identity_holds_what_the_controller_reads_and_no_more():
         *("grader", "device"),  # tampo.runs.identity adds them where they decide something
         "use_bias_correction_kl",  # without a KL term
         *("base_logit_scale", "use_adaptive_entropy", "entropy_target"),  # as before they were parameters
-        "training_stages",  # one, as before
+        *("training_stages", "keep_steps"),  # as before
         *("loss_temperature", "loss_importance_cap"),  # where the loss is at the sampling temperature, as before
         # without vLLM
         *(f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")),

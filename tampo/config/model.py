@@ -51,6 +51,8 @@ _BEFORE: dict[str, Any] = {
     "use_adaptive_entropy": False,
     "loss_temperature": "sampling",
     "training_stages": 1,
+    "keep_steps": None,
+    "eval_step": None,
 }
 
 
@@ -233,6 +235,9 @@ class TrainingConfig(_DataConfig):
     report_to: tuple[Tracker, ...] = Field(
         (), description="Trackers that get the log of a training run: tensorboard, trackio, wandb."
     )
+    keep_steps: int | None = Field(
+        None, ge=1, description="Keep the weights of every this many steps, to evaluate them too (eval_step)."
+    )
     seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
 
     @field_validator("temperature_controller")
@@ -328,6 +333,11 @@ class EvaluationConfig(_DataConfig):
     eval_temperature: float = Field(1.0, ge=0, description="Sampling temperature; 0: the likeliest token each time.")
     eval_max_completion_length: int = Field(64, ge=1, description="Tokens a sample may have.")
     eval_batch: int = Field(512, ge=1, description="Samples generated at a time.")
+    eval_step: int | None = Field(
+        None,
+        ge=1,
+        description="Step whose weights are evaluated, one that keep_steps kept; null: the last.",
+    )
     eval_seed: int = Field(0, ge=0, description="Seed of the problems (mini) and of the samples.")
     eval_engine: EvaluationEngine = Field("transformers", description="Who samples for the evaluation.")
     eval_dtype: Precision = Field(

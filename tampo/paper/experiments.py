@@ -170,7 +170,8 @@ def experiment_jobs(params: Params, methods: tuple[Method, ...] = TABLE1) -> dic
         for seed in params.seeds if method.changes is not None else params.seeds[:1]:
             training = None if method.changes is None else params.training(seed=seed, **method.changes)
             label = method.title + (f", seed {seed}" if len(params.seeds) > 1 and training else "")
-            jobs[method.key, seed] = Job(label, params.evaluation(), training, params.model)
+            evaluation = params.evaluation() if training else params.evaluation(eval_step=None)
+            jobs[method.key, seed] = Job(label, evaluation, training, params.model)
     return jobs
 
 

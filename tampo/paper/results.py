@@ -7,7 +7,7 @@ import pandas as pd
 from numpy import float64
 from numpy.typing import NDArray
 
-from tampo.config import Params
+from tampo.config import ConfigError, Params
 from tampo.inference.evaluate import problem_scores
 from tampo.paper.experiments import TABLE1, Method, experiment_jobs
 from tampo.paper.published_results import BENCHMARKS, published_value
@@ -210,6 +210,28 @@ def robust_summary(result: Result, methods: tuple[Method, ...], metric: str = "p
         if method.changes is not None
     ]
     return pd.DataFrame(rows)
+
+
+def evaluate_along(
+    params: Params, methods: tuple[Method, ...], log: Callable[[str], None] = print_line
+) -> tuple[pd.DataFrame, dict[str, Record]]:
+    """Scores along training: every method at the steps whose weights `keep_steps` of `params` keeps.
+
+    Returns:
+        The rows of `summarise` with a column step, and all records by name.
+
+    Raises:
+        ConfigError: `params` has no `keep_steps`.
+    """
+    if params.keep_steps is None:
+        raise ConfigError("Scores along training need the weights of its steps: give keep_steps, such as 20.")
+    tables: list[pd.DataFrame] = []
+    records: dict[str, Record] = {}
+    for step in range(params.keep_steps, params.max_steps + 1, params.keep_steps):
+        result = run_experiment(params.model_copy(update={"eval_step": step}), methods, log)
+        tables.append(summarise(result, methods, table=None).assign(step=step))
+        records |= result.records
+    return pd.concat(tables, ignore_index=True), records
 
 
 def evaluate_at(

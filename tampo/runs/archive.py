@@ -17,9 +17,9 @@ import pandas as pd
 
 from tampo.config import ConfigError
 from tampo.files import atomic_path
-from tampo.runs.store import MANIFEST, READ_ONLY, Record
+from tampo.runs.store import KEPT, MANIFEST, READ_ONLY, Record
 
-_LEFT_OUT = ("model/", "rollouts.parquet")
+_LEFT_OUT = ("model/", f"{KEPT}/", "rollouts.parquet")
 _TEXTS = ("prompt", "gold", "completion", "answer")  # columns of samples.parquet
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 

@@ -18,11 +18,11 @@ from tampo.config import ConfigError, EvaluationConfig, TrainingConfig
 from tampo.files import atomic_path, write_json
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.provenance import provenance
-from tampo.runs.store import LIVE_LOG, PARAMETERS, PROGRESS, TIMES, Record, RunStore
+from tampo.runs.store import KEPT, LIVE_LOG, PARAMETERS, PROGRESS, TIMES, Record, RunStore
 
 
 def train(store: RunStore, config: TrainingConfig) -> Record:
-    """The record of a training run: model/, metrics.csv, times.csv and rollouts.parquet.
+    """The record of a training run: model/, metrics.csv, times.csv, rollouts.parquet and, with `keep_steps`, kept/.
 
     Under torchrun or accelerate, every process calls it; the first one makes the record.
 
@@ -72,6 +72,7 @@ def evaluate(
 
     Raises:
         RunFailed: A process of its own (`tampo.runs.apart`) failed.
+        ConfigError: `eval_step` names weights that the training does not keep, or another error of the config.
     """
     from tampo.inference.precision import evaluation_dtype
     from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
@@ -79,6 +80,7 @@ def evaluate(
     from tampo.runs.scaled_models import scaled_model
     from tampo.runs.training_data import check_problem_count, local_model, model_folder
 
+    _check_step(config, training)
     if training is not None and store.load("training", training_identity(training)) is None:
         check_problem_count(training)
         if trains_apart(training, config):
@@ -90,7 +92,8 @@ def evaluate(
         check_evaluation_device(config, name)
         served = config.eval_engine == "vllm-server"
         if trained is not None:
-            weights = str(trained.folder / "model")
+            step = config.eval_step
+            weights = str(trained.folder / (f"{KEPT}/{step}" if step else "model"))
         elif served:  # which has loaded the model and knows it by its name
             if config.base_logit_scale != 1:
                 raise ConfigError(
@@ -111,6 +114,21 @@ def evaluate(
         return _evaluate(folder, config, weights, processes, options)
 
     return store.make("evaluation", evaluation_identity(config, model, training), build)
+
+
+def _check_step(config: EvaluationConfig, training: TrainingConfig | None) -> None:
+    """Before hours of training."""
+    if config.eval_step is None:
+        return
+    if training is None:
+        raise ConfigError(f"eval_step {config.eval_step}: a model that is not trained here has no steps. Leave it out.")
+    kept = range(training.keep_steps, training.max_steps + 1, training.keep_steps) if training.keep_steps else ()
+    if config.eval_step not in kept:
+        known = f"it keeps those of {', '.join(map(str, kept))}" if kept else "it keeps none"
+        raise ConfigError(
+            f"eval_step {config.eval_step}: the training has no weights of this step; {known}. Give keep_steps, a "
+            "divisor of eval_step."
+        )
 
 
 def _evaluate(

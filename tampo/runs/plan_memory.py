@@ -231,5 +231,7 @@ def memory(shape: Shape, params: Params, layout: Layout, gpu: GPU, prompt: int) 
         "trained model": weights(shape, sizes),
         "files of the model": 2.0 * shape.parameters,
     }
+    if params.keep_steps:
+        disk["kept weights"] = weights(shape, sizes) * (params.max_steps // params.keep_steps)
     guesses = {"CUDA context", "fragmentation", "gradients in a layer", "libraries", "ZeRO-3 gathered"}
     return Memory(always, phases, host, disk, frozenset(guesses | {"files of the model"}))

@@ -36,6 +36,7 @@ MANIFEST = "manifest.json"
 TIMES = "times.csv"  # of a training run: what differs between reruns, apart from what is equal to the bit
 PROGRESS = "progress.json"
 PARAMETERS = "params.json"  # what determines a training run
+KEPT = "kept"  # folder of a training run: the weights of each step that keep_steps asks for
 LIVE_LOG = "log.jsonl"  # of a training run; a step repeated after an interruption appears twice
 
 # A store with this file has the records of an archive (`tampo.runs.archive`): none can be added.

@@ -29,6 +29,7 @@ from tampo.runs.interrupts import Interrupted, StopRequest, check_shutdown_timeo
 from tampo.runs.objective import OBJECTIVE
 from tampo.runs.processes import any_process, by_first, process_count
 from tampo.runs.scaled_models import scaled_model
+from tampo.runs.store import KEPT
 from tampo.runs.training_data import (
     asked_problems,
     check_problem_count,
@@ -137,6 +138,8 @@ def train(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train; write the model to `folder`/model and every rollout to `folder`/rollouts.parquet.
 
+    With `keep_steps`, the weights of these steps are in `folder`/kept/<step>.
+
     Checkpoints are in `folder`/checkpoints. A run that resumes from one ends with the same weights and log as an
     uninterrupted run.
 
@@ -155,6 +158,8 @@ def train(
     with _trackers(config, folder), stop_on_signals() as stop:
         callbacks = [_ProgressCallback(progress), _CheckpointCallback(checkpoints, stop)]
         trainer, source = make_trainer(config, checkpoints, callbacks=callbacks)
+        if config.keep_steps:
+            trainer.add_callback(_KeepingCallback(trainer, folder / KEPT, config.keep_steps))
         trainer.train(resume_from_checkpoint=agreed_checkpoint(checkpoints))
         step = trainer.state.global_step
         if step < config.max_steps and not stop:
@@ -166,7 +171,8 @@ def train(
         if trainer.is_world_process_zero():
             shutil.copy(checkpoints / "README.md", folder / "model" / "README.md")
             _join_rollouts(checkpoints / "completions", folder / "rollouts.parquet")
-    (folder / "model" / "training_args.bin").unlink(missing_ok=True)  # a pickle that contains the time of day
+    for weights in (folder / "model", *(folder / KEPT).glob("*")):
+        (weights / "training_args.bin").unlink(missing_ok=True)  # a pickle that contains the time of day
     return [row for row in trainer.state.log_history if "loss" in row], source
 
 
@@ -259,6 +265,17 @@ class _ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self._progress({"step": state.global_step, "steps": state.max_steps} | logs)
+
+
+class _KeepingCallback(TrainerCallback):
+    """Keeps the weights of every so many steps; a step that is repeated after an interruption writes the same ones."""
+
+    def __init__(self, trainer: GRPOTrainer, folder: Path, steps: int) -> None:
+        self._trainer, self._folder, self._steps = trainer, folder, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._steps == 0:
+            self._trainer.save_model(str(self._folder / str(state.global_step)))
 
 
 class _CheckpointCallback(TrainerCallback):
