@@ -44,18 +44,30 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference" / "mini"
 
 
+def docs(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
 def test_numbers_are_those_of_the_results():
-    assert brief_claims(pd.read_csv(REFERENCE / "tables" / "claims.csv")) in TEXT
-    assert averages_to_markdown(pd.read_csv(REFERENCE / "tables" / "table1.csv")) in TEXT
+    claims = pd.read_csv(REFERENCE / "tables" / "claims.csv")
+    averages = averages_to_markdown(pd.read_csv(REFERENCE / "tables" / "table1.csv"))
+    assert brief_claims(claims) in docs("findings.md")
+    assert averages in docs("findings.md") and averages in TEXT
+    value = claims.set_index("claim").loc["TAMPO is above the best fixed temperature in Pass@1", "value"]
+    assert f"It is {-value:.1f} points of Pass@1 below the best one." in TEXT
 
 
 def test_costs_are_those_of_the_results():
-    rows = re.search(r"## What it costs.*?\n\n(\|.*?)\n\n", TEXT, re.DOTALL)[1].splitlines()
+    rows = re.search(r"\n\n(\|.*?)\n\n", docs("costs.md"), re.DOTALL)[1].splitlines()
     measured = format_summary(pd.read_csv(REFERENCE / "studies" / "overhead.csv").fillna({"unit": "", "goal": ""}))
     known = {tuple(row) for row in measured.to_numpy().tolist()}
     shown = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows[2:]]
     assert len(shown) >= 5
     assert set(shown) <= known
+    # Those that have a goal are of the step that is compared.
+    values = {name: float(value.split()[0]) for name, value, goal in known if "/" in name and goal}
+    step, outer = values["step of TAMPO / of TRL's GRPO, the same rollouts"], values["outer loop / rest of that step"]
+    assert f"It costs {100 * (step - 1):.0f} % of a step** ({100 * outer:.1f} % for the outer loop itself)" in TEXT
 
 
 def test_what_the_commands_write_is_ignored_by_git():
