@@ -124,11 +124,14 @@ REGRET_OTHERS = (
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
 _REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO)
 
-# Rows of the study of a task that changes, from those of the regret study.
-DRIFT_ROWS = tuple(
-    next(method for method in REGRET_ROWS if method.key == key)
-    for key in ("fixed-0.9", "fixed-1.2", "linear-down", "tampo")
-)
+
+def _regret_rows(*keys: str) -> tuple[Method, ...]:
+    return tuple(next(method for method in REGRET_ROWS if method.key == key) for key in keys)
+
+
+# Rows of the study of a task that changes, and of that of replays, which share runs with the regret study.
+DRIFT_ROWS = _regret_rows("fixed-0.9", "fixed-1.2", "linear-down", "tampo")
+REPLAY_ROWS = _regret_rows("fixed-1", "fixed-1.2", "linear-down", "random", "tampo")
 
 # T in the loss, or a property of the behaviour policy only.
 LOSS_TEMPERATURE_ROWS = tuple(
@@ -213,6 +216,22 @@ def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
     return jobs
 
 
+def replay_params(params: Params) -> Params:
+    """The parameters of the study of replays: the regime of facts, evaluated as in the regret study at T = 1."""
+    evaluation = {"eval_temperature": 1.0, "eval_samples": REGRET_EVALUATIONS[params.scale][1.0]}
+    return regime_params(params)["facts"].model_copy(update=evaluation)
+
+
+def replay_rows(params: Params) -> tuple[Method, ...]:
+    """The rows of the study of replays, without the replays: all, or two at the smoke scale."""
+    return REPLAY_ROWS[-2:] if params.scale == "smoke" else REPLAY_ROWS
+
+
+def replayed_jobs(params: Params) -> dict[tuple[str, int], Job]:
+    """The runs of the study of replays that need no other runs: all but the replays themselves."""
+    return experiment_jobs(replay_params(params), replay_rows(params))
+
+
 def loss_methods(params: Params) -> tuple[Method, ...]:
     """The rows of the study of the temperature in the loss: all, or TAMPO's two at the smoke scale."""
     return LOSS_TEMPERATURE_ROWS[:2] if params.scale == "smoke" else LOSS_TEMPERATURE_ROWS
@@ -245,6 +264,7 @@ class Experiment:
         temperatures: Evaluation temperatures besides that of the parameters.
         alone: It measures times, so nothing else should run at the same time.
         one_seed: It is a single training run with the first seed.
+        more_seeds: So many further seeds where several are given, for a question that needs them.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
         settings: Parameters in which it differs from its parameter file.
         special_jobs: Lists its runs where they are not simply `methods` with the notebook's parameters, but for example
@@ -259,6 +279,7 @@ class Experiment:
     temperatures: tuple[float, ...] = ()
     alone: bool = False
     one_seed: bool = False
+    more_seeds: int = 0
     needs_texts: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     special_jobs: Callable[[Params], Mapping[Any, Job]] | None = None
@@ -277,6 +298,8 @@ class Experiment:
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """The parameters to execute the notebook with. Raises KeyError if it has no variant for the scale."""
         chosen = list(seeds)[:ABLATION_SEEDS] if self.ablation else list(seeds)
+        if len(chosen) > 1:
+            chosen += range(max(chosen) + 1, max(chosen) + 1 + self.more_seeds)
         seed = {"seed": chosen[0]} if self.one_seed else {"seeds": chosen}
         return {"params": self.source(scale)} | seed
 
@@ -319,6 +342,14 @@ EXPERIMENTS = {
             _REGIME_SCALES,
             ablation=True,
             special_jobs=regret_jobs,
+        ),
+        Experiment(
+            "study_replay",
+            REPLAY_ROWS,
+            "the adaptation of the temperature, or its course",
+            _REGIME_SCALES,
+            more_seeds=5,
+            special_jobs=replayed_jobs,
         ),
         Experiment("study_drift", DRIFT_ROWS, "a task that changes during training", DRIFT_PARAMS, ablation=True),
         Experiment(

@@ -5,64 +5,56 @@ the run that it is in. Where a replay does as well, the course is what helps, an
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from tampo.config import Params
-from tampo.inference.evaluate import problem_scores
-from tampo.paper.experiments import REGRET_EVALUATIONS, regime_params
-from tampo.paper.regret import RegretRuns
+from tampo.paper.experiments import Method
+from tampo.paper.results import Result, Score, collect, compare, pass_scores
 from tampo.runs.jobs import Job, print_line, run_jobs
-from tampo.runs.store import Record, RunStore
-from tampo.stats import mean_interval
+from tampo.runs.store import RunStore
+from tampo.stats import holm
+
+REPLAY = Method("replay", "Replay of TAMPO's T of another seed")
 
 
-def replay_jobs(params: Params, runs: RegretRuns) -> dict[tuple[str, int], Job]:
-    """A replay for each regime and training seed: of the temperatures of the next seed's TAMPO run.
+def replay_jobs(params: Params, result: Result) -> dict[tuple[str, int], Job]:
+    """A replay for each training seed, of the temperatures of the next seed's TAMPO run, by (its key, seed).
 
     Empty with a single seed, which has no other to replay.
     """
-    jobs, seeds = {}, list(params.seeds)
-    for regime, config in regime_params(params).items() if len(seeds) > 1 else ():
-        for seed, other in zip(seeds, [*seeds[1:], seeds[0]], strict=True):
-            temperatures = runs.runs[regime, "tampo", other].metrics()["temperature"].tolist()
-            changes = {
-                "temperature_controller": "staged",
-                "temperature_controller_kwargs": {"stages": temperatures},
-                "seed": seed,
-            }
-            samples = REGRET_EVALUATIONS[params.scale][1.0]
-            evaluation = config.evaluation(eval_temperature=1.0, eval_samples=samples)
-            label = f"replay of seed {other}, seed {seed}"
-            jobs[regime, seed] = Job(label, evaluation, config.training(**changes), config.model)
+    seeds, jobs = list(params.seeds), {}
+    for seed, other in zip(seeds, [*seeds[1:], seeds[0]], strict=True) if len(seeds) > 1 else ():
+        temperatures = result.runs["tampo", other].metrics()["temperature"].tolist()
+        training = params.training(
+            temperature_controller="staged", temperature_controller_kwargs={"stages": temperatures}, seed=seed
+        )
+        label = f"replay of seed {other}, seed {seed}"
+        jobs[REPLAY.key, seed] = Job(label, params.evaluation(), training, params.model)
     return jobs
 
 
-def run_replay(
-    params: Params, runs: RegretRuns, log: Callable[[str], None] = print_line
-) -> tuple[pd.DataFrame, dict[str, Record]]:
-    """TAMPO minus its replay in the share of right samples at T = 1, paired by training seed and problem, by regime.
+def with_replays(
+    params: Params, result: Result, log: Callable[[str], None] = print_line, score: Score = pass_scores
+) -> Result:
+    """`result` with the replays of its TAMPO runs as one more row; missing runs are made. One seed has no replay."""
+    jobs = replay_jobs(params, result)
+    if not jobs:
+        return result
+    made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log)
+    replays = collect(dict(zip(jobs, made, strict=True)), score)
+    scores = pd.concat([result.scores, replays.scores], ignore_index=True)
+    return replace(result, scores=scores, records=result.records | replays.records, runs=result.runs | replays.runs)
+
+
+def replay_differences(result: Result, methods: tuple[Method, ...], metric: str = "pass@1") -> pd.DataFrame:
+    """TAMPO minus each other row and minus its replays, paired by training seed and problem.
 
     Returns:
-        Columns regime, tampo, replay (percent), difference, low, high (95 % interval over problems and seeds, in
-        points), p (two-sided, not adjusted); and all records by name. Without a second seed the table is empty.
+        Columns rival, metric, difference, low, high, p (two-sided), p_holm (adjusted for the number of rows).
     """
-    jobs = replay_jobs(params, runs)
-    made = run_jobs(RunStore.of(params), list(jobs.values()), params.workers, log) if jobs else []
-    records = {record.name: record for pair in made for record in pair if record is not None}
-    replayed: dict[str, list[pd.DataFrame]] = {}
-    for (regime, _), (_, evaluation) in zip(jobs, made, strict=True):
-        replayed.setdefault(regime, []).append(problem_scores(evaluation.samples()))
-    rows = []
-    for regime, tables in replayed.items():
-        samples = runs.samples[1.0]
-        ours = {name: 100 * counts / samples for name, counts in runs.counts[regime, 1.0, "tampo"].items()}
-        metric = f"avg@{samples}" if samples > 1 else "pass@1"
-        theirs = {name: np.array([t.loc[t["benchmark"] == name, metric] for t in tables]) for name in ours}
-        estimate = mean_interval([ours[name] - theirs[name] for name in ours])
-        means = [float(np.mean([values.mean() for values in scores.values()])) for scores in (ours, theirs)]
-        row = {"regime": regime, "tampo": means[0], "replay": means[1], "difference": estimate.value}
-        row |= {"low": estimate.low, "high": estimate.high}
-        rows.append(row | {"p": estimate.p_two_sided})
-    return pd.DataFrame(rows), records
+    there = set(result.scores["method"])
+    table = compare(result, "tampo", tuple(method for method in (*methods, REPLAY) if method.key in there))
+    table = table[table["metric"] == metric].drop(columns="same").reset_index(drop=True)
+    return table.assign(p_holm=holm(table["p"].tolist()))

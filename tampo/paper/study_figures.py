@@ -127,6 +127,26 @@ def best_evaluation(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
     return best.sort_values("value", ascending=False)[columns].reset_index(drop=True)
 
 
+def difference_figure(differences: pd.DataFrame, label: str) -> Figure:
+    """Paired differences with their intervals, a line for each row.
+
+    Args:
+        differences: Columns rival, difference, low, high.
+        label: What is measured, with its unit.
+    """
+    with style():
+        size = (6.4, 0.42 * len(differences) + 1.1)
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        y = range(len(differences))
+        bars = (differences["difference"] - differences["low"], differences["high"] - differences["difference"])
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.errorbar(differences["difference"], y, xerr=bars, fmt="o", color=PALETTE[0], ms=5, elinewidth=1.2)
+        axes.set_yticks(y, differences["rival"])
+        axes.set(xlabel=label, ylim=(len(differences) - 0.5, -0.5))
+        sns.despine(ax=axes)
+    return figure
+
+
 def temperature_panels(temperatures: pd.DataFrame) -> Figure:
     """Sampled temperatures, a panel for each controller: thin lines are seeds, the thick line is their mean.
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,19 +9,21 @@ from tampo.config import load_params
 from tampo.controllers.base import RunSettings
 from tampo.controllers.registry import make_controller
 from tampo.paper import replay
-from tampo.paper.experiments import REGRET_EVALUATIONS, controller_title
-from tampo.paper.regret import RegretRuns
-from tampo.paper.replay import replay_jobs, run_replay
+from tampo.paper.experiments import EXPERIMENTS, REPLAY_ROWS, controller_title, regret_jobs, replay_params, replay_rows
+from tampo.paper.replay import REPLAY, replay_differences, replay_jobs, with_replays
+from tampo.paper.results import Result, pass_scores
+from tampo.runs.store import RunStore
 
 STEPS = 7
 
 
 class Log:
     def __init__(self, seed):
+        self.name = f"training-{seed}"
         self.temperatures = [0.6 + 0.1 * seed + 0.05 * step for step in range(STEPS)]
 
     def metrics(self):
-        return pd.DataFrame({"temperature": self.temperatures})
+        return pd.DataFrame({"temperature": self.temperatures, "reward": 0.5})
 
 
 @dataclass
@@ -31,53 +32,80 @@ class Evaluation:
     right: int
 
     def samples(self):
-        """Ten problems in each of two benchmarks, four samples each, of which the first `right` are correct."""
+        """Ten problems, four samples each, of which the first `right` are correct."""
         rows = [
-            {"benchmark": name, "problem_id": f"{name}-{i}", "sample": s, "correct": s < self.right}
-            for name in ("one", "two")
+            {"benchmark": "one", "problem_id": f"one-{i}", "sample": s, "correct": s < self.right}
             for i in range(10)
             for s in range(4)
         ]
         return pd.DataFrame(rows)
 
 
-def runs_of(seeds):
-    counts = {
-        (regime, 1.0, "tampo"): {name: np.full((len(seeds), 10), 3) for name in ("one", "two")}
-        for regime in ("arithmetic", "facts")
-    }
-    logs = {(regime, "tampo", s): Log(s) for regime in ("arithmetic", "facts") for s in seeds}
-    return RegretRuns((), counts, REGRET_EVALUATIONS["smoke"], {}, logs)
+def result_of(seeds, right=3):
+    scores = [
+        pass_scores(Evaluation("x", right).samples()).assign(method=key, seed=seed)
+        for key in ("tampo", "random")
+        for seed in seeds
+    ]
+    runs = {(key, s): Log(s + (key == "random")) for key in ("tampo", "random") for s in seeds}
+    return Result(pd.concat(scores, ignore_index=True), {}, runs)
+
+
+def facts(seeds):
+    return replay_params(load_params("smoke", {"seeds": seeds, "max_steps": STEPS}))
 
 
 def test_each_seed_replays_the_next_one():
-    params = load_params("smoke", {"seeds": [0, 1, 2], "max_steps": STEPS})
-    jobs = replay_jobs(params, runs_of([0, 1, 2]))
-    assert len(jobs) == 2 * 3
-    for (regime, seed), job in jobs.items():
-        other = (seed + 1) % 3
-        assert job.training.seed == seed
-        assert job.training.suite == ("mini-facts" if regime == "facts" else "mini")
-        stages = job.training.temperature_controller_kwargs
-        controller = make_controller("staged", stages, RunSettings(total_steps=STEPS))
-        assert [controller.temperature(step) for step in range(STEPS)] == Log(other).temperatures
-        ends = f"{0.6 + 0.1 * other:g} ... {0.9 + 0.1 * other:g}"
-        assert controller_title("staged", stages) == f"Staged ({ends}, 7 stages)"
+    jobs = replay_jobs(facts([0, 1, 2]), result_of([0, 1, 2]))
+    assert list(jobs) == [("replay", 0), ("replay", 1), ("replay", 2)]
+    for (_, seed), job in jobs.items():
+        assert (job.training.seed, job.training.suite) == (seed, "mini-facts")
+        run = RunSettings(total_steps=STEPS, total_batches=STEPS)
+        controller = make_controller("staged", job.training.temperature_controller_kwargs, run=run)
+        drawn = [controller.temperature(step) for step in range(STEPS)]
+        assert drawn == pytest.approx(Log((seed + 1) % 3).temperatures)
 
 
-def test_a_single_seed_has_nothing_to_replay():
-    params = load_params("smoke", {"seeds": [0]})
-    table, records = run_replay(params, runs_of([0]))
-    assert table.empty
-    assert records == {}
+def test_one_seed_has_no_other_to_replay():
+    result = result_of([0])
+    assert replay_jobs(facts([0]), result) == {}
+    assert with_replays(facts([0]), result) is result
+    assert replay_differences(result, REPLAY_ROWS)["rival"].tolist() == ["Random"]
 
 
-def test_differences_are_paired_by_seed_and_problem(monkeypatch):
-    params = load_params("smoke", {"seeds": [0, 1], "max_steps": STEPS})
-    made = [(Evaluation(f"training-{i}", 0), Evaluation(f"evaluation-{i}", 2 + i % 2)) for i in range(4)]
-    monkeypatch.setattr(replay, "run_jobs", lambda store, jobs, workers, log: made)
-    table, records = run_replay(params, runs_of([0, 1]))
-    assert len(records) == 8
-    row = table.set_index("regime").loc["facts"]
-    assert (row["tampo"], row["replay"], row["difference"]) == pytest.approx((75, 62.5, 12.5))
-    assert row["low"] < 12.5 < row["high"], "two seeds that differ by 25 points"
+def test_tampo_is_compared_with_its_replays(monkeypatch):
+    """Three of four samples are right, and two of four of the replays: 25 points less, in every problem and seed."""
+    evaluations = [(Log(9), Evaluation(f"evaluation-{seed}", 2)) for seed in (0, 1)]
+    monkeypatch.setattr(replay, "run_jobs", lambda store, jobs, workers, log: evaluations)
+    result = with_replays(facts([0, 1]), result_of([0, 1]))
+    table = replay_differences(result, REPLAY_ROWS).set_index("rival")
+    assert table.loc[REPLAY.title, ["difference", "low", "high", "p"]].tolist() == pytest.approx([25, 25, 25, 0])
+    assert table.loc["Random", "difference"] == 0
+    assert (table["p_holm"] >= table["p"]).all()
+    assert {"evaluation-0", "evaluation-1"} <= result.records.keys()
+
+
+def test_titles_of_long_courses_are_short():
+    stages = [round(0.6 + 0.01 * step, 2) for step in range(40)]
+    assert controller_title("staged", {"stages": stages}) == "Staged (0.6 ... 0.99, 40 stages)"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini"])
+def test_its_runs_are_those_of_the_regret_study(scale):
+    """The same folders: trained and evaluated once."""
+    params, store = load_params(scale, {"seeds": [0, 1]}), RunStore.named(scale)
+    regret = {
+        (key, seed): job.folder(store)
+        for (regime, t, key, seed), job in regret_jobs(params).items()
+        if (regime, t) == ("facts", 1.0)
+    }
+    own = EXPERIMENTS["study_replay"].special_jobs(params)
+    shared = {name: job.folder(store) for name, job in own.items() if name in regret}
+    assert shared and all(regret[name] == folder for name, folder in shared.items())
+    assert len(own) == 2 * len(replay_rows(params))
+
+
+def test_more_seeds_where_several_are_given():
+    experiment = EXPERIMENTS["study_replay"]
+    assert experiment.parameters("mini", [0, 1, 2, 3, 4])["seeds"] == list(range(10))
+    assert experiment.parameters("mini", [3])["seeds"] == [3]
