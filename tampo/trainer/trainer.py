@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from tampo.decoding import NonFiniteLogits, plain_generation
 from tampo.files import write_json
 from tampo.meta_policy import check_temperature, check_temperatures
 from tampo.trainer.callback import MetaPolicyCallback
+from tampo.trainer.collection import Collection, Recorded, rollout_batch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.importance_weights import ImportanceWeights
 from tampo.trainer.length_grouping import compute_by_length
@@ -65,16 +66,6 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteLoss(FloatingPointError):
     """The loss or logits are NaN or infinite; the message names the step, the prompts and the newest checkpoint."""
-
-
-class Recorded(NamedTuple):
-    """What one pass of the generating policy says of its rows."""
-
-    virtual: Tensor  # (b, C, K), log-probs at the virtual temperatures; with the entropies there, (b, C, 2 K)
-    entropies: Tensor  # (b, C), at the temperature of the loss
-    sampled: Tensor  # (b, C), log-probs at the sampling temperature
-    loss: Tensor  # (b, C), log-probs at the temperature of the loss
-    log_ratios: Tensor | None  # (b, C), log pi_1 - log pi_T; None where the loss is at the sampling temperature
 
 
 class TAMPOTrainer(GRPOTrainer):
@@ -189,11 +180,7 @@ class TAMPOTrainer(GRPOTrainer):
         self._unweighted: Tensor | None = None  # advantages (b, C) of a loss that wait for its pass, for their weights
         self._reward = math.nan  # mean of the latest generation batch
         self._rewards: NDArray[np.float64] = np.empty(0)  # (N,), of its rollouts, over all processes
-        self._missing_rows = 0  # local rows of the current generation batch without likelihoods yet
-        # (b, K + 4), or with virtual entropies (b, 2 K + 4), and (b,) each: log-likelihoods at the candidates, virtual
-        # entropies, log-likelihood at the sampling temperature, entropy, advantage, length; and the row's index at
-        # generation
-        self._collected: list[tuple[Tensor, Tensor]] = []
+        self._collection = Collection()
         self.add_callback(MetaPolicyCallback(self))
 
     @property
@@ -252,7 +239,8 @@ class TAMPOTrainer(GRPOTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         self.controller = self.args.configure_controller()
         self.controller.start(self._run_settings(num_training_steps))
-        self._missing_rows, self._collected, self.skipped_steps = 0, [], 0
+        self._collection.start(0)
+        self.skipped_steps = 0
         set_rollouts_in_use(self, 0, None)  # of an earlier train()
         self.callback_handler.callbacks.sort(key=lambda callback: isinstance(callback, MetaPolicyCallback))
         return super().create_scheduler(num_training_steps, optimizer)
@@ -326,7 +314,7 @@ class TAMPOTrainer(GRPOTrainer):
         if training:
             if self._log_probs_at_generation != ("old_per_token_logps" in output):
                 raise RuntimeError(f"TRL {trl.__version__} computes log-probs at another point than tampo expects.")
-            self._missing_rows, self._collected = rows, []
+            self._collection.start(rows)
             self.sampler_gap.start()
             self._reward = training_metrics(self)["reward"][-1]
             self.importance_weights.start()
@@ -359,7 +347,7 @@ class TAMPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self.set_temperature(inputs["temperature"].item())
-        collecting = self._policy().training and self._missing_rows > 0
+        collecting = self._policy().training and self._collection.missing > 0
         self._record_next_pass = collecting
         loss = super()._compute_loss(model, self._with_weights(inputs) if self._weighs_rollouts() else inputs)
         if self._policy().training and not torch.isfinite(loss):
@@ -471,46 +459,28 @@ class TAMPOTrainer(GRPOTrainer):
         if self._record_next_pass:
             raise RuntimeError(f"TRL {trl.__version__} computes the loss without the log-probabilities tampo expects.")
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)  # (b, C)
-        virtual_values, entropies, current, _, log_ratios = self._recorded
-        self.sampler_gap.add(current, mask, inputs)
+        log_ratios = self._recorded.log_ratios
+        self.sampler_gap.add(self._recorded.sampled, mask, inputs)
         if log_ratios is not None:
             self.importance_weights.add(log_ratios, mask)
             if not self._log_probs_at_generation:  # for the next iterations over these rows
                 inputs["importance_weights"] = self.importance_weights.weights(log_ratios)
-        virtual = (virtual_values * mask.unsqueeze(-1)).sum(dim=1)  # (b, K), Eq. 8; with virtual entropies (b, 2 K)
-        sampled = (current * mask).sum(dim=1)
-        others = [sampled, (entropies * mask).sum(dim=1), inputs["advantages"], mask.sum(dim=1)]  # (b,) each
-        rows = torch.cat([virtual, torch.stack(others, dim=1)], dim=1)
-        self._collected.append((rows, inputs["rollout"]))
-        self._missing_rows -= len(rows)
-        if self._missing_rows == 0:
-            collected = torch.cat([rows for rows, _ in self._collected])
-            own = collected[torch.cat([rollout for _, rollout in self._collected]).argsort()]  # as generated
+        self._collection.add(self._recorded, mask, inputs)
+        if self._collection.missing == 0:
+            own = self._collection.in_order()
             batch = self.accelerator.gather(own).double().cpu().numpy()  # (N, K + 4) or (N, 2 K + 4)
-            scored_at = np.array(self._scored_at())
-            k, tokens = len(scored_at), batch[:, -1].sum()
+            k = len(self._scored_at())
             self._check_likelihoods(batch[:, :k], own[:, :k])
             self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
             self.importance_weights.finish()
-            sampled, entropy, advantages, lengths = batch[:, -4:].T
-
-            def per_token(sums: NDArray[np.float64]) -> float:
-                return math.fsum(sums) / tokens if tokens else math.nan
-
-            virtual_entropies = np.array([per_token(column) for column in batch[:, k:-4].T])  # (K,), or (0,)
-            self.rollout_batch = RolloutBatch(
+            self.rollout_batch = rollout_batch(
+                batch,
+                np.array(self._scored_at()),
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
-                log_likelihoods=batch[:, :k],
-                advantages=advantages,
-                lengths=lengths,
                 reward=self._reward,
-                entropy=per_token(entropy),
                 temperature=self.temperature,
                 rewards=self._rewards,
                 groups=np.arange(len(batch)) // (self.num_generations or 1),
-                sampled_log_likelihoods=sampled,
-                scored_at=scored_at,
-                virtual_entropies=virtual_entropies if self._uses_virtual_entropies() else None,
             )
             self.controller.update(self.rollout_batch)
             self._log_rollouts(log_likelihoods=own[:, :k].tolist())

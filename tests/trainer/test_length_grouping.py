@@ -68,7 +68,7 @@ def test_training_is_the_same_up_to_rounding(tiny_model_path, prompts, tmp_path,
 
         def _collect_likelihoods(self, inputs):
             super()._collect_likelihoods(inputs)
-            if self._missing_rows == 0:
+            if self._collection.missing == 0:
                 self.batches = (*self.batches, self.rollout_batch)
 
     def run(name, **more):

@@ -66,7 +66,7 @@ class Keeping(TAMPOTrainer):
 
     def _collect_likelihoods(self, inputs):
         super()._collect_likelihoods(inputs)
-        if self._missing_rows == 0:
+        if self._collection.missing == 0:
             self.batches.append((self.generator, self.rollout_batch))
 
 

@@ -30,7 +30,7 @@ class Keeping(TAMPOTrainer):
 
     def _collect_likelihoods(self, inputs):
         super()._collect_likelihoods(inputs)
-        if self._missing_rows == 0:
+        if self._collection.missing == 0:
             self.batches = (*self.batches, self.rollout_batch)
 
 
@@ -104,7 +104,7 @@ class Entropies(Keeping):
                 logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
             logits = logits[:, -logits_to_keep - 1 : -1][keep].double()
             found = [torch.distributions.Categorical(logits=logits / t).entropy() for t in self._scored_at()]
-            if not self._collected:
+            if not self._collection._rows:
                 self.whole.append([])
             self.whole[-1].append(torch.stack(found, dim=-1))
         return super()._get_per_token_logps_and_entropies(
