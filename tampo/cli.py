@@ -29,7 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _add(commands, "evaluate", _evaluate, "evaluate the model of `train` with the same parameters")
     evaluate.add_argument("--base", action="store_true", help="the model itself, untrained")
     plan = _add(
-        commands, "plan", _plan, "memory, disk and time of a training run before it starts, and whether it fits"
+        commands,
+        "plan",
+        _plan,
+        "memory, disk and time of a training run before it starts; exit status 1 if it does not fit",
     )
     plan.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s or rtx4090")
     plan.add_argument("--accelerate", metavar="FILE", help="GPUs and DeepSpeed as in params/accelerate/8gpu-zero2.yaml")
@@ -208,14 +211,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Samples: {os.path.relpath(record.folder)}")
 
 
-def _plan(options: argparse.Namespace) -> None:
+def _plan(options: argparse.Namespace) -> int:
     from tampo.config import load_params
-    from tampo.runs.plan import describe
+    from tampo.runs.plan import NO_FIT, describe
     from tampo.runs.plan_gpus import choose_layout, find_gpu
 
     params = load_params(options.params, options.overrides)
     layout = choose_layout(options.accelerate, options.gpus, options.zero_stage)
-    print(describe(params, layout, find_gpu(options.gpu, params.precision), options.host_ram, options.disk))
+    text = describe(params, layout, find_gpu(options.gpu, params.precision), options.host_ram, options.disk)
+    print(text)
+    return int(NO_FIT in text)
 
 
 def _overlaps(options: argparse.Namespace) -> None:

@@ -182,6 +182,9 @@ def model_config(model: str, revision: str | None = None) -> PretrainedConfig:
         raise ConfigError(f"Cannot read the sizes of model {model!r}: {error}") from error
 
 
+NO_FIT = "does NOT fit"  # in the text of `describe`, where a part is too large
+
+
 def describe(params: Params, layout: Layout, gpu: GPU, host_ram: float | None = None, disk: float | None = None) -> str:
     """The text that `tampo plan` prints. `host_ram` and `disk` are what each machine has, in GB.
 
@@ -265,7 +268,7 @@ def _verdict(params: Params, layout: Layout, gpu: GPU, result: Plan) -> list[str
     else:
         why = f"{peak}, and above {SAFE:.0%} it is expected to run out of memory"
     ways = ways_out(result.shape, params, layout, gpu)
-    return [f"GPU: does NOT fit, {why}. Ways out:", *(f"    {way}" for way in ways)]
+    return [f"GPU: {NO_FIT}, {why}. Ways out:", *(f"    {way}" for way in ways)]
 
 
 def _compare(what: str, needed: float, there: float | None, option: str, way: str) -> str:
@@ -274,4 +277,4 @@ def _compare(what: str, needed: float, there: float | None, option: str, way: st
         return f"{what}: needs {size} ({option} GB compares it with what there is)."
     if needed <= there * 1e9:
         return f"{what}: fits, {size} of {there:g} GB."
-    return f"{what}: does NOT fit, {size} of {there:g} GB. Way out: {way}."
+    return f"{what}: {NO_FIT}, {size} of {there:g} GB. Way out: {way}."

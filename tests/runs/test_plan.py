@@ -236,7 +236,7 @@ def test_command(capsys):
     assert "3.09 billion" in out
     assert "100 steps of 256 rollouts" in out
     assert "4 x H100 80GB" in out
-    assert main(["plan", "paper", "--accelerate", "params/accelerate/1gpu.yaml", "--gpu", "a100"]) == 0
+    assert main(["plan", "paper", "--accelerate", "params/accelerate/1gpu.yaml", "--gpu", "a100"]) == 1, "does not fit"
     assert "1 x A100 80GB" in capsys.readouterr().out
     assert main(["plan", "paper", "--gpu", "v100"]) == 2
     assert "compute capability 7.0" in capsys.readouterr().err
