@@ -296,7 +296,9 @@ def heat_map(table: pd.DataFrame) -> Figure:
             values, annot=True, fmt=".1f", cmap="vlag", center=0, vmin=-limit, vmax=limit, ax=axes, cbar_kws=bar
         )
         for row, column in zip(*np.nonzero(best.to_numpy(dtype=bool)), strict=True):
-            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, linewidth=1.5, edgecolor="black", clip_on=False))
+            axes.add_patch(
+                Rectangle((column, row), 1, 1, fill=False, linewidth=1.5, edgecolor="black", clip_on=False, zorder=5)
+            )
         axes.axvline(len(columns) - 2, color="white", linewidth=4)
         fixed = [titles.index(method.title) for method in REGRET_FIXED if method.title in titles]
         for edge in (min(fixed), max(fixed) + 1):
