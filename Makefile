@@ -8,6 +8,7 @@ VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
 .PHONY: table1 reproduce verify smoke test test-fast test-slow test-vllm test-gpu test-versions lint lock clean clean-runs help
+.PHONY: release-check
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/tables/table1.*, compare it"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0-4; can be interrupted and resumed"
@@ -20,6 +21,7 @@ help:
 	@echo "make test-gpu              what only a GPU can show, in less than 8 minutes: GPU=FILE keeps the numbers as JSON"
 	@echo "make test-versions         the trainer's tests with the oldest and newest TRL, transformers, accelerate, torch"
 	@echo "make lock                  resolve pyproject.toml anew into uv.lock, and export what pip and conda read"
+	@echo "make release-check         is this checkout ready to be released? a line per check, with the way out"
 	@echo "make clean                 remove the environments; runs and results are kept"
 	@echo "make clean-runs            delete the stored runs of SCALE; says how many hours they took, and asks"
 
@@ -68,6 +70,9 @@ lint: $(READY)
 
 lock: $(READY)
 	$(BIN)/python .ci/lock.py $(LOCK)
+
+release-check: $(READY)
+	$(BIN)/python .ci/release_check.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import release_check
 from tampo import TAMPOConfig
 from tampo.cli import build_parser
 from tampo.config import Params, load_params
@@ -22,7 +23,7 @@ from tampo.tasks.mini_assets import RECIPES
 from tampo.tasks.overlaps import overlaps
 from tests.helpers import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = release_check.pages(ROOT)
 
 OTHER_PROGRAMS = {"--torch-backend"}  # options of uv, in running text
 
@@ -53,11 +54,6 @@ def commands(page: Path) -> list[str]:
     return [line.strip() for line in lines if not re.match(r"\s*(from|import)\s", line)]
 
 
-def slug(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-
-
 def notebook_parameters(notebook: str) -> set[str]:
     """Names in the notebook's cell of parameters."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -82,15 +78,7 @@ COLUMNS = {column for known in SETS.values() for form in (known.hub, known.local
 
 @pages
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
-        if "://" in link:
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", text_of(target), re.MULTILINE)
-            assert anchor in {slug(heading) for heading in headings}, link
+    assert release_check.broken_links(page) == []
 
 
 @pages

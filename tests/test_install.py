@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import archives
 import tampo
 from tests.versions import HIGHEST, LOWEST
 
@@ -208,11 +210,23 @@ def make_environment(folder, wheel, packages=None):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (built,) = folder.glob("tampo-*.whl")
-    return built
+    return archives.build(ROOT, "wheel", tmp_path_factory.mktemp("dist"))
+
+
+in_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not in a git checkout")
+
+
+@in_git
+def test_the_wheel_has_every_file_and_the_version(wheel):
+    assert archives.archive(ROOT, "wheel", wheel) == []
+    with zipfile.ZipFile(wheel) as file:
+        (metadata,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        assert f"\nVersion: {tampo.__version__}\n" in file.read(metadata).decode()
+
+
+@in_git
+def test_the_sdist_has_every_file(tmp_path):
+    assert archives.archive(ROOT, "sdist", archives.build(ROOT, "sdist", tmp_path)) == []
 
 
 def run(command, folder, status=0):
