@@ -89,7 +89,7 @@ def clean_table(html: str) -> str:
 
 def _clean(html: str) -> str:
     attributes = {"*": ["class", "style"], "a": ["href"], "th": _SPANS, "td": _SPANS}
-    return bleach.clean(_without_style_sheets(html), _TAGS, attributes, css_sanitizer=_STYLES)
+    return bleach.clean(_without_style_sheets(html), _TAGS, attributes, css_sanitizer=_STYLES, strip=True)
 
 
 def _without_style_sheets(html: str) -> str:

@@ -20,14 +20,20 @@ PICTURES = {
     ),
     "fig3": (
         "Temperatures that TAMPO sampled along training, with their sliding mean; and rewards in training of TAMPO, "
-        "three fixed temperatures and a linear schedule."
+        "three fixed temperatures and a linear schedule, as they are and as they would be at T = 1."
     ),
     "fig4": (
         "Mean T* of rollouts of positive and of negative advantage along training, beside the current sampling "
         "temperature: a panel for each of three fixed temperatures."
     ),
-    "fig5": "Rewards along training of TAMPO with three weights α of the moving average, a line for each.",
-    "fig6": "Rewards along training of TAMPO with four nucleus masses p of the meta-policy, a line for each.",
+    "fig5": (
+        "Rewards along training of TAMPO with three weights α of the moving average, a line for each, as they are and "
+        "as they would be at T = 1."
+    ),
+    "fig6": (
+        "Rewards along training of TAMPO with four nucleus masses p of the meta-policy, a line for each, as they are "
+        "and as they would be at T = 1."
+    ),
     "overhead": (
         "Seconds per training step of TRL's GRPOTrainer and of TAMPOTrainer, by part of the step; and seconds for "
         "the likelihoods at K temperatures against the number of tokens and of temperatures."

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from tampo.paper.pages import read_entries, readme
+from tampo.paper.entries import read_entries
+from tampo.paper.pages import readme
 from tampo.paper.pictures import PICTURES
 from tests.helpers import ROOT
 from tests.paper.small_reference import ABOUT, COMMIT, HOSTILE, make_reference
@@ -57,9 +58,12 @@ def test_each_result_has_its_files_and_its_origin(index):
         "notebooks/table1.html", "notebooks/table1.ipynb", "tables/table1.csv", "tables/table1.html",
         "tables/table1.md", "tables/table1.manifest.json",
     ]  # fmt: skip
+    image = article(index, "fig3").find("img")  # 9 x 3.6 inches of 96 pixels
+    assert (image["src"], image["alt"]) == ("figures/fig3.png", PICTURES["fig3"])
+    assert (image["width"], image["height"]) == ("864", "345")
     said = words(article(index, "fig3"))
     assert "Data: fig3.rewards.csv." in said
-    assert f"commit {COMMIT[:8]} with the parameters ffffffff from 2 runs and evaluations, 2.2 hours" in said
+    assert f"commit {COMMIT[:8]} with the parameters ffffffff from 2 runs and evaluations, which took 2.2 hours" in said
     # A link's own text stays; a list that is announced is not there, and neither is what announces it.
     intro = "Words of fig3, of one regret and mini, <script>alert(4)</script> code."
     assert words(article(index, "table1").find("p")) == intro
@@ -116,7 +120,8 @@ def test_a_notebook_is_a_page_of_its_own(folder):
 def test_nothing_comes_from_elsewhere(folder):
     for path in [folder / "index.html", *(folder / "notebooks").glob("*.html")]:
         page = BeautifulSoup(path.read_text(), "html.parser")
-        loaded = [tag.get("src") or tag.get("href") for tag in page.find_all(["img", "link", "script", "iframe"])]
+        tags = page.find_all(["img", "link", "script", "iframe"])
+        loaded = [tag.get(name) for tag in tags for name in ("src", "srcset", "href")]
         assert not [source for source in loaded if re.match(r"(\w+:)?//", source or "")]
         assert not re.search(r"@import|url\(", "".join(map(str, page.find_all("style"))))
 
