@@ -113,6 +113,7 @@ HEAVY = (
     "runs/test_processes.py",
     "explore/test_browser.py",
     "explore/test_controls.py",
+    "paper/test_pages_browser.py",
     "paper/test_reproduce.py",
     "runs/test_apart.py",
     "runs/test_interrupts.py",

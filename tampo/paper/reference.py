@@ -1,8 +1,8 @@
 """The committed results, results/reference/<scale>: written by one command, all of it or nothing.
 
 It has the sections of every folder of results (`tampo.paper.outputs`), records.zip (`tampo.runs.archive`),
-reference.json and README.md, which shows it. It is made beside its place and then renamed: whatever happens in between,
-the present one stays whole.
+reference.json, and the pages that show it (`tampo.paper.pages`). It is made beside its place and then renamed: whatever
+happens in between, the present one stays whole.
 """
 
 import shutil
@@ -16,11 +16,9 @@ from filelock import FileLock
 
 from tampo.config import ConfigError, Params, load_params
 from tampo.files import write_json, write_text
-from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import (
     ABOUT,
     ARCHIVE,
-    SECTIONS,
     manifest_name,
     read_about,
     read_manifests,
@@ -28,6 +26,7 @@ from tampo.paper.outputs import (
     replaced,
     restore,
 )
+from tampo.paper.pages import write_pages
 from tampo.paper.reproduce import choose, from_reference, needed_jobs, reproduce
 from tampo.project import checkout, project_root
 from tampo.runs.archive import pack
@@ -120,7 +119,7 @@ def _empty(target: Path) -> Path:
 
 
 def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, store: RunStore) -> None:
-    """Add what is not made by notebooks: the archive, what the reference is, and its page."""
+    """Add what is not made by notebooks: the archive, what the reference is, and its pages."""
     used = {record for manifest in read_manifests(new).values() for record in manifest["records"]}
     records = [record for record in store.records() if record.name in used]
     about = {
@@ -139,7 +138,7 @@ def _finish(new: Path, name: str, notebooks: Sequence[Path], about: dict[str, An
     for path in notebooks:  # papermill writes where it wrote to
         write_text(path, path.read_text(encoding="utf-8").replace(f"/{new.name}/", f"/{name}/"))
     write_json(new / ABOUT, about)
-    write_text(new / "README.md", index_page(new, about, [path.stem for path in (new / "notebooks").glob("*.ipynb")]))
+    write_pages(new, about)
 
 
 def swap(new: Path, target: Path) -> None:
@@ -150,32 +149,6 @@ def swap(new: Path, target: Path) -> None:
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def index_page(folder: Path, about: dict[str, Any], notebooks: Iterable[str]) -> str:
-    """The page that shows a reference: its tables and figures, and where each comes from."""
-    lines = [
-        f"# Results at the scale {about['scale']}",
-        "",
-        f"Training seeds {', '.join(map(str, about['seeds']))}; {about['records']} runs and evaluations, all of commit "
-        f"`{about['records_commit'][:8]}`, {about['hours']:.1f} hours of one core in all, on "
-        f"{about['machine']['processor']}. Written by `tampo reproduce {about['scale']} --reference`; not edited. "
-        f"`tampo verify {about['scale']}` compares yours with these, and `tampo reproduce {about['scale']} "
-        f"--from-reference` makes them again from [{ARCHIVE}]({ARCHIVE}), without training.",
-    ]
-    made = list(notebooks)
-    for section in SECTIONS:
-        names = [name for name in EXPERIMENTS if name in made and EXPERIMENTS[name].section == section]
-        lines += ["", f"## {section.capitalize()}"] if names else []
-        for name in names:
-            lines += ["", f"### {name}", "", f"[notebook](notebooks/{name}.ipynb), "]
-            files = sorted(path for path in (folder / section).glob(f"{name}[._]*") if path.suffix != ".png")
-            lines[-1] += ", ".join(f"[{path.name.removeprefix(name + '.')}]({section}/{path.name})" for path in files)
-            table = folder / section / f"{name}.md"
-            lines += ["", table.read_text(encoding="utf-8").strip()] if table.is_file() else []
-            for picture in sorted((folder / section).glob(f"{name}[._]*png")):
-                lines += ["", f"![{picture.stem}]({section}/{picture.name})"]
-    return "\n".join(lines) + "\n"
 
 
 def _refuse_dirty_tree() -> None:

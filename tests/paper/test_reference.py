@@ -9,14 +9,14 @@ import textwrap
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.paper import reference as module
-from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import read_about, results_folder
-from tampo.paper.reference import index_page, rewrite_reference, swap, write_reference
+from tampo.paper.reference import rewrite_reference, swap, write_reference
 from tampo.runs.provenance import write_manifest
 from tampo.runs.store import RunStore
 from tests.helpers import ROOT, make_project
@@ -66,8 +66,12 @@ def reproduce(scale, seeds, only, workers, folder, log):
     write_manifest(tables, "table1", params, {r.name: r.manifest for r in RunStore.named(scale).records()})
     notebook = folder / "notebooks" / "table1.ipynb"
     notebook.parent.mkdir()
-    notebook.write_text(json.dumps({"path": f"results/reference/{folder.name}/notebooks/table1.ipynb"}))
+    write_notebook(notebook, f"# Table 1: of results/reference/{folder.name}/tables")
     return [notebook]
+
+
+def write_notebook(path, text):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
 
 
 def content(folder):
@@ -78,12 +82,14 @@ def test_it_has_all_its_parts(project):
     folder = write_reference("smoke", [0, 1])
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
-        "README.md", "records.zip", "reference.json", "notebooks/table1.ipynb", "tables/table1.csv",
-        "tables/table1.md", "tables/table1.manifest.json",
+        "README.md", "index.html", "records.zip", "reference.json", "notebooks/table1.ipynb", "notebooks/table1.html",
+        "tables/table1.csv", "tables/table1.md", "tables/table1.manifest.json",
     }  # fmt: skip
     about = json.loads((folder / "reference.json").read_text())
     assert (about["seeds"], about["records"], about["records_commit"]) == ([0, 1], 2, COMMIT)
-    assert ".new" not in (folder / "notebooks" / "table1.ipynb").read_text()
+    for name in ("notebooks/table1.ipynb", "notebooks/table1.html", "index.html"):
+        text = (folder / name).read_text()
+        assert "of results/reference/smoke/tables" in text and ".new" not in text
     page = (folder / "README.md").read_text()
     assert "| a table |" in page
     assert "[manifest.json](tables/table1.manifest.json)" in page
@@ -102,7 +108,7 @@ def test_it_is_written_anew_from_its_own_records(project, monkeypatch):
     """Other words for the same runs: the archive stays, what was made anew loses its older files, the rest is kept."""
     folder = write_reference("smoke", [0, 1])
     (folder / "tables" / "table1.old.csv").write_text("of an earlier version")
-    (folder / "notebooks" / "explore.ipynb").write_text("{}")
+    write_notebook(folder / "notebooks" / "explore.ipynb", "# Explore")
     archive = (folder / "records.zip").read_bytes()
     git("add", ".")
     git("commit", "-qm", "reference")
@@ -121,6 +127,8 @@ def test_it_is_written_anew_from_its_own_records(project, monkeypatch):
     assert (folder / "records.zip").read_bytes() == archive
     page = (folder / "README.md").read_text()
     assert "| other words |" in page and "notebooks/explore.ipynb" in page
+    page = (folder / "index.html").read_text()
+    assert "| other words |" in page and "notebooks/explore.html" in page
     assert ".new" not in (folder / "notebooks" / "table1.ipynb").read_text()
     about = json.loads((folder / "reference.json").read_text())
     assert (about["records"], about["records_commit"], about["seeds"]) == (2, COMMIT, [0, 1])
@@ -158,7 +166,7 @@ def test_runs_of_several_commits_or_of_unknown_code_are_refused(project, commits
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
-@pytest.mark.parametrize("step", ["reproduce", "pack", "index_page", "swap"])
+@pytest.mark.parametrize("step", ["reproduce", "pack", "write_pages", "swap"])
 def test_what_stops_it_leaves_the_present_one_whole(project, monkeypatch, step, error):
     folder = write_reference("smoke")
     git("add", ".")
@@ -234,13 +242,6 @@ def test_the_command_takes_all_or_nothing(project, capsys):
     assert "There is no reference in" in capsys.readouterr().err
     assert main(["reproduce", "smoke", "--output-dir", "s3://bucket/x"]) == 2
     assert "output_dir: must be a local folder" in capsys.readouterr().err
-
-
-def test_the_page_has_every_notebook_in_its_section(tmp_path):
-    about = {"scale": "smoke", "seeds": [0], "records": 1, "records_commit": COMMIT, "hours": 0.1}
-    page = index_page(tmp_path, about | {"machine": {"processor": "one"}}, list(EXPERIMENTS))
-    assert page.index("## Tables") < page.index("### table1") < page.index("## Figures") < page.index("### fig2")
-    assert all(f"notebooks/{name}.ipynb" in page for name in EXPERIMENTS)
 
 
 def test_runs_are_deleted_when_the_answer_is_yes(project, monkeypatch, capsys):
