@@ -75,6 +75,10 @@ PICTURES = {
         "What each rule's signal says of each temperature, beside what is gained at T = 1 by training there: a row "
         "for each regime, a column for each third of the training."
     ),
+    "study_replay": (
+        "Facts: TAMPO minus each other row in Pass@1, with intervals; among the rows are replays of TAMPO's temperatures "
+        "of another seed."
+    ),
     "study_drift": (
         "Sampling temperature and reward at T = 1 along training on a task that changes twice, for TAMPO, two fixed "
         "temperatures and a falling schedule."
