@@ -295,6 +295,7 @@ EXPERIMENTS = {
     experiment.notebook: experiment
     for experiment in (
         Experiment("quickstart", one_seed=True, needs_texts=True),
+        Experiment("algorithm", variants=_REGIME_SCALES, one_seed=True, needs_texts=True),
         Experiment("table1", TABLE1, "TAMPO compared with fixed temperatures and a linear schedule"),
         Experiment("table2", TABLE2, "the weight α of the moving average", ablation=True),
         Experiment("table3", TABLE3, "the nucleus mass p of the meta-policy", ablation=True),
