@@ -295,7 +295,6 @@ EXPERIMENTS = {
     experiment.notebook: experiment
     for experiment in (
         Experiment("quickstart", one_seed=True, needs_texts=True),
-        Experiment("algorithm", variants=_REGIME_SCALES, one_seed=True, needs_texts=True),
         Experiment("table1", TABLE1, "TAMPO compared with fixed temperatures and a linear schedule"),
         Experiment("table2", TABLE2, "the weight α of the moving average", ablation=True),
         Experiment("table3", TABLE3, "the nucleus mass p of the meta-policy", ablation=True),
@@ -311,6 +310,7 @@ EXPERIMENTS = {
         Experiment("claims", TABLE1),
         Experiment("study_likelihood", LIKELIHOODS, "the sum or the mean of log-probabilities", ablation=True),
         Experiment("study_exploration", EXPLORATION, "a base model that must explore", RARE_PARAMS, ablation=True),
+        Experiment("algorithm", variants=_REGIME_SCALES, one_seed=True, needs_texts=True),
         Experiment("explore", TRAINED, needs_texts=True),
         Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
         Experiment(
