@@ -333,6 +333,7 @@ EXPERIMENTS = {
         Experiment("claims", TABLE1),
         Experiment("study_likelihood", LIKELIHOODS, "the sum or the mean of log-probabilities", ablation=True),
         Experiment("study_exploration", EXPLORATION, "a base model that must explore", RARE_PARAMS, ablation=True),
+        Experiment("algorithm", variants=_REGIME_SCALES, one_seed=True, needs_texts=True),
         Experiment("explore", TRAINED, needs_texts=True),
         Experiment("controllers", CONTROLLER_ROWS, "controllers of the sampling temperature", ablation=True),
         Experiment(

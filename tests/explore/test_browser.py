@@ -1,4 +1,4 @@
-"""The notebook explore in a real front end: JupyterLab and Chromium, headless, on a small store."""
+"""The notebooks explore and algorithm in a real front end: JupyterLab and Chromium, headless, on a small store."""
 
 import os
 import secrets
@@ -17,6 +17,7 @@ import pytest
 
 from tampo.paper.experiments import TRAINED
 from tampo.runs.store import RunStore
+from tests.explore.logged import STEPS, add_runs
 from tests.explore.small_store import HOSTILE, PARAMS, identity, make_store, take_steps
 
 ROOT = Path(__file__).parents[2]
@@ -37,23 +38,38 @@ OUTPUTS = """() => {
 }"""
 
 
+SETTINGS = {  # lines that are added to the notebook's parameters
+    "explore": f'params, TRAIN, max_steps = "smoke", False, {PARAMS.max_steps}',
+    "algorithm": 'params = "smoke"',
+}
+
+
 @pytest.fixture
-def project(tmp_path):
+def name():
+    """The notebook; a test may name another one."""
+    return "explore"
+
+
+@pytest.fixture
+def project(tmp_path, name):
     """A folder like the project, with the notebook set to look at a small store."""
     root = tmp_path / "project"
     (root / "notebooks").mkdir(parents=True)
     (root / "params").symlink_to(ROOT / "params")
     (root / ".tampo-project").touch()
-    make_store(root / RUNS)
-    notebook = nbformat.read(ROOT / "notebooks" / "explore.ipynb", as_version=4)
+    if name == "explore":
+        make_store(root / RUNS)
+    else:
+        add_runs(RunStore(root / RUNS))
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source += f'\nparams, TRAIN, max_steps = "smoke", False, {PARAMS.max_steps}'
-    nbformat.write(notebook, root / "notebooks" / "explore.ipynb")
+    parameters.source += f"\n{SETTINGS[name]}"
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
     return root
 
 
 @pytest.fixture
-def jupyter(project, tmp_path):
+def jupyter(project, name, tmp_path):
     """The address of a separate JupyterLab: no settings of the user, nothing left behind."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -80,7 +96,7 @@ def jupyter(project, tmp_path):
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(lambda: answers(f"{address}/api?token={token}", server), seconds=60)
-        yield f"{address}/lab/tree/notebooks/explore.ipynb?token={token}"
+        yield f"{address}/lab/tree/notebooks/{name}.ipynb?token={token}"
     finally:
         server.terminate()  # which ends the kernel as well
         with suppress(subprocess.TimeoutExpired):
@@ -116,7 +132,7 @@ def processes_of(folder):
 
 
 @pytest.fixture
-def page(jupyter, tmp_path):
+def page(jupyter, name, tmp_path):
     """The notebook, all cells run; at the end nothing may have been complained about, by Python or by the browser."""
     complaints = []
     playwright.expect.set_options(timeout=20_000)  # the rest of the suite may run beside
@@ -130,10 +146,10 @@ def page(jupyter, tmp_path):
         page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
         page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(IDLE, timeout=120_000)
-        page.locator(".widget-slider").scroll_into_view_if_needed()
+        page.locator(".widget-slider").first.scroll_into_view_if_needed()
         yield page
         kept = Path(os.environ.get("TAMPO_SCREENSHOTS", tmp_path))
-        page.locator(".widget-vbox").first.screenshot(path=str(kept / "explore.png"))
+        page.locator(".widget-vbox").first.screenshot(path=str(kept / f"{name}.png"))
         outputs = page.evaluate(OUTPUTS)
         browser.close()
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
@@ -186,3 +202,27 @@ def test_explore(page, project):
     for picture, address in zip(pictures[:2], before[:2], strict=True):
         expect(picture).not_to_have_attribute("src", address)
     controls.locator(".widget-play button").first.click()  # which is "pause" now
+
+
+@pytest.mark.parametrize("name", ["algorithm"])
+def test_algorithm(page):
+    expect = playwright.expect
+    controls = page.locator(".widget-vbox").first
+    course, distribution = controls.locator("img.widget-image").all()
+    step, alpha, top_p = controls.locator(".widget-slider .noUi-handle").all()
+    expect(controls).to_contain_text(f"Step {STEPS // 2}. facts: T = ")
+    expect(controls).to_contain_text("arithmetic: T = ")
+
+    def moved(handle, key):
+        """The pictures before a slider is moved; the second one always changes."""
+        before = course.get_attribute("src"), distribution.get_attribute("src")
+        handle.press(key)
+        expect(distribution).not_to_have_attribute("src", before[1])
+        return before
+
+    before = moved(step, "ArrowRight")
+    expect(controls).to_contain_text(f"Step {STEPS // 2 + 1}. facts")
+    expect(course).not_to_have_attribute("src", before[0])
+    before = moved(alpha, "End")  # 1: only the newest batch counts
+    expect(course).not_to_have_attribute("src", before[0])
+    moved(top_p, "Home")  # 0: greedy
