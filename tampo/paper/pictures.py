@@ -14,6 +14,14 @@ PICTURES = {
         "The meta-policy along a training run: the probability of each candidate temperature, and the temperatures "
         "that were sampled."
     ),
+    "algorithm_likelihood": (
+        "Log-likelihood per token of the rollouts of one prompt against temperature. A star marks T*, at which a rollout "
+        "is likeliest."
+    ),
+    "algorithm": (
+        "Two training runs, of facts and of arithmetic: the probability of each candidate temperature after each step, "
+        "and the temperature that was drawn."
+    ),
     "fig2": (
         "Log-likelihood per token of eight rollouts of one prompt, right and wrong ones, against temperature. A "
         "star marks T*, at which a rollout is likeliest."
@@ -76,8 +84,8 @@ PICTURES = {
         "for each regime, a column for each third of the training."
     ),
     "study_replay": (
-        "Facts: TAMPO minus each other row in Pass@1, with intervals; among the rows are replays of TAMPO's temperatures "
-        "of another seed."
+        "Facts: TAMPO minus each other row in Pass@1, with intervals; among the rows are replays of TAMPO's "
+        "temperatures of another seed."
     ),
     "study_drift": (
         "Sampling temperature and reward at T = 1 along training on a task that changes twice, for TAMPO, two fixed "
