@@ -15,8 +15,8 @@ PICTURES = {
         "that were sampled."
     ),
     "algorithm_likelihood": (
-        "Log-likelihood per token of the rollouts of one prompt against temperature. A star marks T*, at which a rollout "
-        "is likeliest."
+        "Log-likelihood per token against temperature, of the rollouts of all prompts with right and wrong ones. A "
+        "star marks T*, at which a rollout is likeliest."
     ),
     "algorithm": (
         "Two training runs, of facts and of arithmetic: the probability of each candidate temperature after each step, "
