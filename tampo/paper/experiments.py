@@ -291,6 +291,11 @@ class Experiment:
             return "figures"
         return "tables" if self.notebook.startswith("table") or self.notebook == "claims" else "studies"
 
+    @property
+    def needs_runs(self) -> bool:
+        """Whether it needs training runs, evaluations or measurements of the store."""
+        return bool(self.methods) or self.alone
+
     def source(self, scale: str) -> str:
         """The parameter file for a scale. Raises KeyError if it has none."""
         return self.variants[scale] if self.variants else scale

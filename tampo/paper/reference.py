@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from tampo.config import ConfigError, Params, load_params
 from tampo.files import write_json, write_text
+from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import (
     ABOUT,
     ARCHIVE,
@@ -95,7 +96,11 @@ def rewrite_reference(scale: str, log: Callable[[str], None] = print_line) -> Pa
         about = read_about(target)
         _refuse_dirty_tree()
         new = _empty(target)
-        made = from_reference(scale, about["seeds"], output_dir=new, log=log)
+        there = read_manifests(target)
+        chosen = [
+            e.notebook for e in EXPERIMENTS.values() if not e.needs_texts and (e.notebook in there or not e.needs_runs)
+        ]
+        made = from_reference(scale, about["seeds"], chosen, new, log=log)
         _keep_others(target, new, {path.stem for path in made})
         _finish(new, target.name, made, about | provenance())
         swap(new, target)

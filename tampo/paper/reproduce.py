@@ -88,7 +88,8 @@ def from_reference(
         seeds: Training seeds; by default those of the reference.
         output_dir: By default results/<scale>/from-reference.
         reference: By default results/reference/<scale>.
-        scale, only, log: As for `reproduce`. Notebooks that train by themselves or show texts are skipped.
+        scale, only, log: As for `reproduce`. Notebooks that train by themselves or show texts are skipped, and those
+            that the reference has not, but for those named in `only` that need no runs.
 
     Raises:
         ConfigError: There is no reference of this scale, or its archive is damaged.
@@ -101,7 +102,8 @@ def from_reference(
     usual = scale_folder(scale) / "from-reference" / folder_name(other_seeds)
     there, chosen = read_manifests(reference), []
     for experiment in choose(scale, only, log):
-        if experiment.needs_texts or experiment.notebook not in there:
+        asked = experiment.notebook in only and not experiment.needs_runs
+        if experiment.needs_texts or not (experiment.notebook in there or asked):
             log(f"{experiment.notebook} is skipped: the reference has not all that it needs.")
         else:
             chosen.append(experiment)

@@ -113,8 +113,10 @@ def test_it_is_written_anew_from_its_own_records(project, monkeypatch):
     git("add", ".")
     git("commit", "-qm", "reference")
 
-    def from_reference(scale, seeds, output_dir, log):
+    def from_reference(scale, seeds, only, output_dir, log):
         assert seeds == [0, 1]
+        assert {"table1", "study_power"} <= set(only), "what it has, and what needs no runs"
+        assert not {"table2", "overhead", "quickstart"} & set(only)
         made = reproduce(scale, seeds, (), None, output_dir, log)
         (output_dir / "tables" / "table1.md").write_text("| other words |")
         return made
