@@ -25,6 +25,7 @@ from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import Estimate, iqm, mean_interval, pass_at_k, probability_of_improvement
 
+_BEST_FIXED = ", the best fixed one"  # end of a title
 BEST = "best"  # the evaluation temperature that is chosen on the validation problems
 
 # Pass@k by benchmark, each of shape (seeds, problems), in percent.
@@ -247,7 +248,7 @@ def pass_curves(runs: RegretRuns, regime: str, methods: tuple[str, ...] = ("tamp
     """
     samples, fixed = runs.samples[1.0], best_fixed(runs, regime, 1, 1.0)
     titles = {method.key: method.title for method in runs.methods} | {BASE.key: BASE.title}
-    titles[fixed] += ", the best fixed one"
+    titles[fixed] += _BEST_FIXED
     ks = sorted({*(2**power for power in range(samples.bit_length()) if 2**power <= samples), samples})
     rows = [
         {"title": titles[key], "k": k, "value": mean(scores(runs, regime, 1.0, key, k, test=True))}
@@ -264,15 +265,22 @@ def pass_figure(runs: RegretRuns) -> Figure:
         figure, panels = plt.subplots(1, count, figsize=(2.9 * count, 3.4), layout="constrained", squeeze=False)
         for axes, regime in zip(panels[0], runs.regimes, strict=True):
             curves = pass_curves(runs, regime)
-            looks = zip(curves.groupby("title", sort=False), "os^D", strict=False)
-            for number, ((title, curve), marker) in enumerate(looks):
-                axes.plot(curve["k"], curve["value"], color=PALETTE[number], marker=marker, ms=4, label=title)
+            best = ""
+            for number, ((title, curve), marker) in enumerate(
+                zip(curves.groupby("title", sort=False), "os^D", strict=False)
+            ):
+                label = str(title)
+                if label.endswith(_BEST_FIXED):
+                    best, label = label.removesuffix(_BEST_FIXED), "the best fixed temperature"
+                axes.plot(curve["k"], curve["value"], color=PALETTE[number], marker=marker, ms=4, label=label)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda k, _: f"{k:g}")
-            axes.set(title=regime, xlabel="samples k", ylim=(0, 103))
-            axes.legend(frameon=False, fontsize="x-small", loc="lower right")
+            axes.set(xlabel="samples k", ylim=(0, 103))
+            axes.set_title(f"{regime}\n(best: {best})", fontsize="medium")
             sns.despine(ax=axes)
         panels[0][0].set_ylabel("Pass@k, %")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
