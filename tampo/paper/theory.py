@@ -209,23 +209,23 @@ def weight_and_bound_figure(information: Mapping[str, float], group: int = 8) ->
         group: Rollouts per prompt, G.
     """
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.2), layout="constrained")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
         p = np.linspace(0.01, 0.99, 197)
         left.plot(p, prompt_weight(p), color=PALETTE[0], label="large groups: slope of 2 arcsin √p")
         left.plot(p, prompt_weight(p, group), "--", color=PALETTE[1], label=f"groups of {group}")
         left.axhline(1, color="0.6", label="plain rewards")
         left.set(xlabel="success rate p of a prompt", ylabel="weight of a change of p", ylim=(0, 10))
-        left.legend(frameon=False)
+        left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         tokens = np.geomspace(10, 10_000, 100)
         for number, (title, per_token) in enumerate(information.items()):
             for rate, dashes in ((0.1, "-"), (0.5, "--")):
                 label = f"{title}, {rate:.0%} right"
                 right.plot(tokens, selection_bound(rate, tokens, per_token), dashes, color=PALETTE[number], label=label)
         right.axhline(0.05, color="0.6", linewidth=0.8)
-        right.text(10, 0.052, "half the distance of two candidates", color="0.4", va="bottom")
-        right.set(
-            xscale="log", yscale="log", xlabel="tokens of an answer", ylabel="|mean T* of good answers - T|, at most"
-        )
-        right.legend(frameon=False)
+        right.text(10, 0.047, "half the distance of two candidates", color="0.4", va="top", fontsize="small")
+        right.set(xscale="log", yscale="log", xlabel="tokens of an answer", ylabel="largest |mean T* - T|")
+        right.set_title("T* of good answers", fontsize="medium")
+        left.set_title("Normalised advantages", fontsize="medium")
+        right.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
         sns.despine(figure)
     return figure
