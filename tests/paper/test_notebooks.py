@@ -53,10 +53,18 @@ def test_make_smoke(project, capsys, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {"tables", "figures", "studies", "notebooks", "runs"}
 
     table = pd.read_csv(tables / "table1.csv")
-    assert table["method"].unique().tolist() == ["base", "fixed-0.9", "fixed-1.2", "fixed-1.5", "linear", "tampo"]
+    assert table["method"].unique().tolist() == [
+        "base",
+        "fixed-0.9",
+        "fixed-1.2",
+        "fixed-1.5",
+        "linear",
+        "tampo",
+        "tampo-relative",
+    ]
     assert table["benchmark"].nunique() == 6
     assert table["value"].between(0, 100).all()
-    assert len(json.loads((tables / "table1.manifest.json").read_text())["records"]) == 6 + 5
+    assert len(json.loads((tables / "table1.manifest.json").read_text())["records"]) == 7 + 6
     assert all((tables / f"table{n}.{ending}").is_file() for n in range(1, 6) for ending in ("md", "tex", "html"))
     assert "TAMPO" in outputs(folder / "notebooks" / "table1.ipynb")["html"]
     assert "Manifest: table1.manifest.json" in (tables / "table1.tex").read_text()
@@ -81,7 +89,7 @@ def test_make_smoke(project, capsys, monkeypatch):
     given = {"params": "smoke", "alpha": 0.1, "seeds": "0"}
     before = (tables / "table1.csv").read_bytes()
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)
-    assert "6 of 6 records exist." in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
+    assert "6 of 7 records exist" in outputs("other.ipynb")["text"], "Table 2 has trained with this alpha"
     other = json.loads((folder / "alpha=0.1" / "tables" / "table1.manifest.json").read_text())
     assert other["params"]["alpha"] == 0.1
     assert (tables / "table1.csv").read_bytes() == before, "other parameters go to another folder"
