@@ -330,8 +330,7 @@ EXPERIMENTS = {
         Experiment("table3", TABLE3, "the nucleus mass p of the meta-policy", ablation=True),
         Experiment("table4", TABLE4, "independent training runs of TAMPO"),
         Experiment("table5", TABLE5, "another base model and task", CHOICE_PARAMS, ablation=True),
-        # The limit is for models of the user's choice, whose answers are longer than the mini model's.
-        Experiment("fig2", settings={"eval_max_completion_length": 256}),
+        Experiment("fig2"),
         Experiment("fig3", TABLE1),
         Experiment("fig4", TABLE1),
         Experiment("fig5", TABLE2, ablation=True),
