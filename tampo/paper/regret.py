@@ -21,6 +21,7 @@ from tampo.config import Params
 from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Method, regret_jobs, regret_methods
 from tampo.paper.figures import PALETTE, style
 from tampo.paper.results import KS as KS
+from tampo.paper.study_tables import with_interval
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import Estimate, iqm, mean_interval, pass_at_k, probability_of_improvement
@@ -334,4 +335,4 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
 
 
 def _text(row: pd.Series) -> str:
-    return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+    return with_interval(row["regret"], row["low"], row["high"])

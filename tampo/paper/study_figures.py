@@ -15,6 +15,7 @@ from matplotlib.ticker import ScalarFormatter
 from tampo.paper.experiments import Method
 from tampo.paper.figures import PALETTE, SIGNS, WINDOW, style, training_logs
 from tampo.paper.results import Result
+from tampo.paper.study_tables import average_rows
 from tampo.stats import mean_interval
 
 _COLUMNS = 4  # panels in a row
@@ -36,9 +37,7 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
     with style():
         figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 3.6), layout="constrained", squeeze=False)
         for axes, metric in zip(panels[0], metrics, strict=True):
-            chosen = summary[summary["metric"] == metric]
-            average = chosen["benchmark"] == "Average"
-            chosen = chosen[average] if average.any() else chosen
+            chosen = average_rows(summary[summary["metric"] == metric])
             for number, title in enumerate(titles):
                 row = chosen[chosen["title"] == title]
                 # Shifted a little, so that the bars of several methods do not overlap.
@@ -120,8 +119,8 @@ def best_evaluation(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
         One row per method, best first: title, eval_temperature, value, low, high. Where several temperatures are tried,
         the best one is chosen for its luck too.
     """
-    average = summary["benchmark"] == "Average"
-    chosen = summary[(average if average.any() else True) & (summary["metric"] == metric)]
+    average = average_rows(summary)
+    chosen = average[average["metric"] == metric]
     best = chosen.loc[chosen.groupby("title", sort=False)["value"].idxmax()]
     columns = ["title", "eval_temperature", "value", "low", "high"]
     return best.sort_values("value", ascending=False)[columns].reset_index(drop=True)
