@@ -51,7 +51,7 @@ class Size:
         long_rounds: Rounds of evaluations, and of training runs with steps as large as the paper's.
         part_rounds: Rounds of the LM head and of start-up.
         head: The LM head; by default the paper's.
-        paper_step: Changes that make steps as large as the paper's (section 4.1), and their number.
+        paper_step: Changes that make steps as large as the paper's (section 4.1), and their number; {}: not measured.
         memory: Whether peaks of memory are measured, each in a process of its own.
     """
 
@@ -103,15 +103,17 @@ def measurements(params: Params) -> dict[str, Measurement]:
     if params.model in RECIPES:
         short, evaluation = params.training(max_steps=2), params.evaluation()
         config = params.training(max_steps=min(size.steps, params.max_steps))
-        paper, rounds = TrainingConfig(**config.model_dump() | size.paper_step), {"rounds": size.long_rounds}
+        rounds = {"rounds": size.long_rounds}
         found["steps"] = Measurement(
             training_identity(config) | {"rounds": size.rounds},
             1,
             partial(measure_steps, config, size.rounds, tuple(CASES)),
         )
-        found["paper_steps"] = Measurement(
-            training_identity(paper) | rounds, 1, partial(measure_steps, paper, size.long_rounds, ("grpo", "fast"))
-        )
+        if size.paper_step:
+            paper = TrainingConfig(**config.model_dump() | size.paper_step)
+            found["paper_steps"] = Measurement(
+                training_identity(paper) | rounds, 1, partial(measure_steps, paper, size.long_rounds, ("grpo", "fast"))
+            )
         if size.memory:
             cases = ("grpo", "tampo")
             found["memory"] = Measurement(

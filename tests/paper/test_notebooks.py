@@ -15,6 +15,7 @@ from tampo.cli import main
 from tampo.config import load_params
 from tampo.paper import reference
 from tampo.paper.experiments import EXPERIMENTS
+from tampo.paper.overhead_summary import START_GOALS
 from tampo.paper.reproduce import reproduce
 from tampo.runs.pipeline import evaluate
 from tampo.runs.provenance import provenance
@@ -67,6 +68,10 @@ def test_make_smoke(project, capsys, monkeypatch):
     assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"
     weights = pd.read_csv(studies / "study_likelihood.weights.summary.csv").set_index(["likelihood", "length"])
     assert weights.loc[("sum", 3000), "support_mean"] < 3 < weights.loc[("mean", 3000), "support_mean"]
+    starts = pd.read_csv(studies / "overhead.starts.csv")
+    assert starts["seconds"].between(0, 60).all()
+    assert starts["case"].nunique() == len(starts) == 5
+    assert set(START_GOALS) <= set(starts["case"])
     for name in ("fig2", "fig3", "fig4", "fig5", "fig6"):
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (figures / f"{name}.png").stat().st_size > 20_000
