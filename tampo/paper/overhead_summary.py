@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tampo.paper.figures import PALETTE, style
-from tampo.paper.overhead import CASES, PARTS
+from tampo.paper.overhead_cases import CASES, PARTS
 from tampo.stats import Estimate, mean_interval
 
 START_GOALS = {

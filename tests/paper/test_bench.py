@@ -1,6 +1,8 @@
 """Benchmarks: what is measured, that it is measured once, and the summary of known times."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,9 @@ from tampo.config import load_params
 from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import virtual_log_likelihoods
 from tampo.paper import bench as module
-from tampo.paper.bench import SIZES, Benchmarks, measurements, run_benchmarks, step_time
+from tampo.paper.bench import Benchmarks, measurements, run_benchmarks, step_time
+from tampo.paper.overhead_cases import SIZES, HeadShape
 from tampo.paper.overhead_parts import (
-    HeadShape,
     _Head,
     _loop,
     _running_sums,
@@ -209,3 +211,10 @@ def test_smoke_is_small():
     assert SIZES["smoke"].head.vocabulary < 5000
     machine = {"processor": "one", "cores": 2, "gpus": ["H100", "H100"]}
     assert Benchmarks({}, {"a": {"machine": machine}, "b": {"machine": machine}}).machine == "one, 2 cores, H100"
+
+
+def test_stored_measurements_are_shown_without_torch():
+    """Loading it with TRL takes seconds, which notebooks that only read need not wait for."""
+    code = "import sys, tampo.paper.bench, tampo.paper.claims; print(sorted({'torch', 'trl'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
