@@ -1,6 +1,7 @@
 """Figures 2 to 6, and the tables that they are drawn from, which are written beside them.
 
 Figures are vector PDF and PNG, with units at the axes, colours for colour-blind readers, and legends beside the data.
+Their titles say what the data show (`tampo.paper.findings`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from pandas.api.typing import Rolling
 
 from tampo.files import atomic_path
+from tampo.paper import findings
 from tampo.paper.experiments import Method
+from tampo.paper.layout import DPI, legend_below, set_title
 from tampo.paper.outputs import manifest_name
 from tampo.paper.results import Result
 from tampo.paper.tables import write_texts
@@ -207,7 +210,7 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
         figure, axes = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
         axes.axvspan(min(candidates), max(candidates), color="0.94", linewidth=0)
         axes.axvline(sampled_at, color="0.6", linewidth=0.8, linestyle=":")
-        ends = []
+        ends, optima = [], []
         for _, curve in curves.groupby("rollout"):
             correct, tokens = bool(curve["correct"].iloc[0]), int(curve["tokens"].iloc[0])
             colour, line = _RIGHT if correct else _WRONG
@@ -215,6 +218,7 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
             among = curve[np.isclose(curve["temperature"].to_numpy()[:, None], candidates).any(axis=1)]
             best = among.iloc[among["mean_log_likelihood"].to_numpy().argmax()]
             axes.plot(best["temperature"], best["mean_log_likelihood"], "*", color=colour, ms=9, mec="white", mew=0.5)
+            optima.append(("right rollouts" if correct else "wrong rollouts", best["temperature"]))
             ends.append((float(curve["mean_log_likelihood"].iloc[-1]), tokens, colour))
         _label_ends(axes, float(curves["temperature"].max()), ends)
         axes.set(xlabel="temperature T", ylabel="mean log-likelihood (nats per token, Eq. 6)", title=title)
@@ -226,7 +230,9 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
             Line2D([], [], color="0.94", linewidth=8, label="candidates"),
             Line2D([], [], color="0.6", linestyle=":", label=f"sampled at {sampled_at:g}"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, columnspacing=1.0)
+        legend_below(figure, handles, columns=5, columnspacing=1.0)
+        words, values = zip(*sorted(optima), strict=True)  # right ones first
+        set_title(figure, findings.medians("Median T*", pd.Series(values), pd.Series(words)))
         sns.despine(ax=axes)
     return figure
 
@@ -284,6 +290,8 @@ def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int
         top.set_title("(a) Temperatures from the meta-policy")
         titles = ("(b) Rewards at the sampling temperature", "(c) Rewards at T = 1")
         _draw_reward_panels(lower, lower.subplots(1, 1 + at_1, squeeze=False)[0], rewards, titles)
+        found = findings.course(temperatures, warmup_steps, WINDOW), findings.best_rewards(rewards)
+        set_title(figure, findings.joined(*found, by=". "))
     return figure
 
 
@@ -300,6 +308,7 @@ def reward_figure(rewards: pd.DataFrame) -> Figure:
         )
         titles = ("(a) Rewards at the sampling temperature", "(b) Rewards at T = 1")
         _draw_reward_panels(figure, panels[0], rewards, titles)
+        set_title(figure, findings.final_rewards(rewards))
     return figure
 
 
@@ -335,7 +344,7 @@ def _phases(curve: pd.DataFrame, warmup_steps: int) -> list[pd.DataFrame]:
 
 
 def _draw_reward_panels(
-    figure: FigureBase, panels: Sequence[Axes], rewards: pd.DataFrame, titles: tuple[str, str]
+    figure: Figure | SubFigure, panels: Sequence[Axes], rewards: pd.DataFrame, titles: tuple[str, str]
 ) -> None:
     """Rewards at the sampling temperature and, in a second panel if there is one, at T = 1; one legend for both."""
     for axes, column, title in zip(panels, ("smoothed", "smoothed_at_1"), titles, strict=False):
@@ -344,13 +353,11 @@ def _draw_reward_panels(
     if len(panels) > 1:
         panels[1].sharey(panels[0])
         panels[1].tick_params(labelleft=True)
-    handles, labels = panels[0].get_legend_handles_labels()
-    look = {"frameon": False, "title": _note_at_1(rewards), "title_fontsize": "small"}
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, **look)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], note=_note_at_1(rewards))
 
 
-def _note_at_1(rewards: pd.DataFrame) -> str | None:
-    """What the reader must know about the panel of rewards at T = 1; None if it is complete."""
+def _note_at_1(rewards: pd.DataFrame) -> str:
+    """What the reader must know about the panel of rewards at T = 1; "" if it is complete."""
     if not rewards["reward_at_1"].notna().any():
         return "No panel of rewards at T = 1: the logs of these runs do not have them."
     absent = rewards.groupby("title", sort=False)["smoothed_at_1"].count() == 0
@@ -358,7 +365,7 @@ def _note_at_1(rewards: pd.DataFrame) -> str | None:
         return f"No panel of rewards at T = 1: fewer than {FEWEST_SAMPLES:.0%} of the samples are effective."
     if absent.any():
         return f"Not shown at T = 1, too few effective samples: {', '.join(absent[absent].index)}."
-    return None
+    return ""
 
 
 def _steps() -> MaxNLocator:
@@ -433,8 +440,8 @@ def figure4(curves: pd.DataFrame) -> Figure:
             axes.set_ylim(0, None)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         figure.align_ylabels(panels[:, 0])
-        handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+        set_title(figure, findings.optima_by_sign(curves))
     return figure
 
 
@@ -450,7 +457,7 @@ def write_figure(figure: Figure, data: dict[str, pd.DataFrame], folder: Path, na
     manifest = manifest_name(name)
     pdf: dict[str, str | None] = {"CreationDate": None, "Subject": f"Manifest: {manifest}"}
     png = {"Description": f"Manifest: {manifest}"}
-    for ending, settings in (("pdf", {"metadata": pdf}), ("png", {"metadata": png, "dpi": 200})):
+    for ending, settings in (("pdf", {"metadata": pdf}), ("png", {"metadata": png, "dpi": DPI})):
         paths.append(folder / f"{name}.{ending}")
         with atomic_path(paths[-1]) as temporary:
             figure.savefig(temporary, **settings)  # type: ignore[arg-type]

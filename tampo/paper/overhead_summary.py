@@ -9,7 +9,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tampo.paper import findings
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import set_title
 from tampo.paper.overhead_cases import CASES, PARTS
 from tampo.stats import Estimate, mean_interval
 
@@ -18,6 +20,7 @@ START_GOALS = {
     "tampo --help": "< 1.5",
     "notebook, up to its first training": "< 10",
 }
+_BY_TOKENS = "K likelihoods of 8 times the tokens / 8"
 
 
 def step_ratio(times: pd.DataFrame, case: str, base: str = "grpo") -> Estimate:
@@ -115,7 +118,7 @@ def _growth(times: pd.DataFrame) -> list[dict[str, Any]]:
     whole, few = sums[tokens, k], sums[tokens // 4]
     return [
         _row(f"loop of {k} log_softmax / K likelihoods", ratio(loop[tokens, k], whole), "≥ 3"),
-        _row("K likelihoods of 8 times the tokens / 8", ratio(whole, 8 * sums[tokens // 8, k]), "about 1"),
+        _row(_BY_TOKENS, ratio(whole, 8 * sums[tokens // 8, k]), "about 1"),
         _row(f"likelihoods of {k} temperatures / of 1", ratio(few[k], few[1]), f"< {k}"),
     ]
 
@@ -173,6 +176,12 @@ def overhead_figure(tables: dict[str, pd.DataFrame]) -> Figure:
         by_tokens, by_temperatures = times[times["temperatures"] == k], times[times["tokens"] == tokens // 4]
         _draw_growth(axes["tokens"], by_tokens, "tokens", f"tokens ({k} temperatures)")
         _draw_growth(axes["temperatures"], by_temperatures, "temperatures", f"temperatures ({tokens // 4} tokens)")
+        if "steps" in tables:
+            ratios = {case: step_ratio(tables["steps"], case) for case in ("tampo", "fast")}
+            set_title(figure, findings.overhead(ratios))
+        else:
+            growth = next(row["value"] for row in _growth(tables["likelihoods"]) if row["measured"] == _BY_TOKENS)
+            set_title(figure, f"The likelihoods of 8 times the tokens take {8 * growth:.1f} times as long")
     return figure
 
 

@@ -25,7 +25,7 @@ from tampo.paper.overhead_parts import (
 )
 from tampo.paper.overhead_summary import format_summary, overhead_figure, step_parts, summarise
 from tampo.trainer.trl_internals import tapped_logits
-from tests.paper.helpers import times
+from tests.paper.helpers import assert_fits, times, title_of
 
 SHAPE = HeadShape(hidden=16, vocabulary=500, tokens=64)
 
@@ -135,7 +135,10 @@ def test_a_scale_without_training_runs_has_the_rest():
         del tables[name]
     assert len(summarise(tables)) == 7
     assert not {"steps", "paper_steps", "memory", "evaluation"} & measurements(load_params("paper")).keys()
-    assert len(overhead_figure(tables).axes) == 2
+    figure = overhead_figure(tables)
+    assert len(figure.axes) == 2
+    assert title_of(figure) == "The likelihoods of 8 times the tokens take 8.0 times as long"
+    assert_fits(figure)
 
 
 def test_the_figure_shows_every_part():
@@ -149,7 +152,11 @@ def test_the_figure_shows_every_part():
     means = step_parts(tables["steps"])
     assert means.index.tolist() == ["grpo", "tampo", "fast"]
     np.testing.assert_allclose(means["generate"], 0.1)
-    axes = overhead_figure(tables).axes
+    figure = overhead_figure(tables)
+    axes = figure.axes
+    assert title_of(figure).startswith("A step of TAMPO takes 1.0")
+    assert title_of(figure).endswith("times as long as one of TRL's GRPO, as tampo trains 0.50 (0.50 to 0.50)")
+    assert_fits(figure)
     assert len(axes) == 3
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
         "generate", "reward", "forward", "backward", "outer loop", "other",

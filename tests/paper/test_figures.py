@@ -24,6 +24,7 @@ from tampo.paper.figures import (
 )
 from tampo.paper.results import Result
 from tampo.runs.store import Record
+from tests.paper.helpers import assert_fits, title_of
 from tests.trainer.two_token_rollouts import CANDIDATES, GAP, log_probs
 
 DRAWN = sorted({*np.round(np.arange(0.3, 2.01, 0.05), 2), *CANDIDATES})
@@ -193,6 +194,8 @@ def test_figure_4_says_what_it_shows(optima):
     figure.canvas.draw()
     ticks = [text.get_text() for text in figure.axes[2].get_yticklabels()]
     assert all(tick.endswith("%") for tick in ticks)
+    assert title_of(figure).startswith("Median T* ")
+    assert_fits(figure)
 
 
 def legend_texts(legend):
@@ -211,6 +214,11 @@ def test_figure_3_says_what_it_shows(result):
     assert legend_texts(legend) == ["GRPO (T = 0.9)", "TAMPO"]
     assert legend.get_title().get_text() == ""
     assert len(top.get_legend().get_texts()) == 5
+    # The last 25 steps are on average step 28: 0.28, and 0.5 for the mean seed, and 1 for this row.
+    assert title_of(figure) == (
+        "TAMPO's mean T: 0.70 in the 25 steps after the warm-up, 0.70 in the last. "
+        "Highest reward at the end: GRPO (T = 0.9), 1.78; at T = 1: GRPO (T = 0.9), 1.28"
+    )
 
 
 def test_a_method_looks_the_same_in_all_panels(result):
@@ -263,15 +271,26 @@ def test_lines_are_means_over_seeds_and_a_missing_seed_is_a_gap(result):
     assert np.flatnonzero(np.isnan(right.lines[1].get_ydata())).tolist() == [6]
 
 
-def test_legends_do_not_cover_a_panel(result):
+def test_titles_and_legends_fit_and_legends_do_not_cover_a_panel(result):
     rewards = reward_curves(result, TABLE1)
     for figure in (figure3(temperature_curve(result, 4), rewards, 4), reward_figure(rewards)):
-        figure.canvas.draw()
+        assert_fits(figure)
         legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
         legends += [legend for part in (figure, *figure.subfigs) for legend in part.legends]
         assert len(legends) == len(figure.axes) - 1
         for legend in legends:
             assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_a_narrow_figure_has_fewer_columns_in_its_legend(result):
+    """One panel, with titles as long as those of Figure 6."""
+    rewards = reward_curves(result, TABLE1).assign(smoothed_at_1=np.nan)
+    names = [f"TAMPO (p = 0.{number}), greedy" for number in range(6)]
+    figure = reward_figure(pd.concat([rewards[rewards["title"] == "TAMPO"].assign(title=name) for name in names]))
+    assert len(figure.axes) == 1
+    assert legend_texts(figure.legends[0]) == names
+    assert title_of(figure) == "Reward at the end: 0.78 for all 6"
+    assert_fits(figure)
 
 
 def test_logs_without_rewards_at_1_leave_the_panel_out(tmp_path):
@@ -298,7 +317,8 @@ def test_a_method_of_too_few_samples_is_named(result):
     assert figure.legends[0].get_title().get_text() == "Not shown at T = 1, too few effective samples: TAMPO."
     figure = reward_figure(rewards.assign(smoothed_at_1=np.nan))
     assert len(figure.axes) == 1
-    assert "fewer than 10% of the samples are effective" in figure.legends[0].get_title().get_text()
+    note = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert "fewer than 10% of the samples are effective" in note
 
 
 def test_files_are_whole_and_the_same_twice(result, tmp_path):
@@ -338,6 +358,8 @@ def test_figure2(curves):
     assert sorted(text.get_text() for text in axes.texts) == ["10", "20", "30", "tokens"]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["right", "wrong", "T*", "candidates", "sampled at 1"]
+    assert title_of(figure) == "Median T*: 0.6 for right rollouts (1), 1.25 for wrong rollouts (2)"
+    assert_fits(figure)
 
 
 def test_token_labels_do_not_overlap(curves):
