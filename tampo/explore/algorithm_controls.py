@@ -16,6 +16,7 @@ from tampo.explore.algorithm import quantity, replay
 from tampo.explore.controls import live
 from tampo.explore.figures import mark_step, png, policy_figure
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import legend_below
 
 _AVERAGE, _KEPT, _LEFT_OUT = PALETTE[7], PALETTE[0], (0.78, 0.86, 0.93)
 _DRAWN = "#d55e00"  # as in `policy_figure`
@@ -49,7 +50,7 @@ def step_figure(logs: Mapping[str, pd.DataFrame], step: int) -> Figure:
             Line2D([], [], color="0.3", linestyle="", marker="_", ms=12, label="chance to be drawn"),
             Line2D([], [], color=_DRAWN, linestyle="", marker="v", label="the run's next T"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        legend_below(figure, handles, columns=4)
         sns.despine(figure)
     return figure
 

@@ -19,7 +19,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from tampo.explore.histories import Snapshot, meta_policy_probabilities
+from tampo.paper import findings
 from tampo.paper.figures import style
+from tampo.paper.layout import legend_below, lines, set_title
 
 SMOOTHED = 10  # steps
 CURVES = {
@@ -38,6 +40,7 @@ _DRAWN: dict[str, Any] = {"color": "#d55e00", "marker": "o", "linestyle": "", "m
 }
 _OVER_STEPS = "over steps"  # id of the axes that `mark_step` draws on
 _MARKER = "step marker"
+_PANEL = 45  # characters of a line that fit above or into a panel
 
 
 def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
@@ -62,7 +65,7 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
             mesh = axes.pcolormesh(*edges, table, cmap="Blues", vmin=0, vmax=highest, rasterized=True)
             dots = float(np.clip(300 / table.shape[1], 4, 9))
             handles = axes.plot(logs[label]["step"], logs[label]["temperature"], ms=dots, **_DRAWN)
-            axes.set_title(label, pad=16)
+            axes.set_title(lines(label, _PANEL), pad=16)
         if maps:
             figure.colorbar(mesh, ax=list(grid.flat[: len(maps)]), label="probability after the step", pad=0.02)
         for label, log in others.items():
@@ -75,7 +78,9 @@ def policy_figure(logs: Mapping[str, pd.DataFrame]) -> Figure:
             axes.tick_params(labelleft=True)
         for axes in grid.flat[panels:]:
             axes.axis("off")
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure, handles, columns=2)
+        ends = {label: table.iloc[:, -1].idxmax() for label, table in maps.items()}
+        set_title(figure, findings.span("Likeliest T at the end", pd.Series(ends, dtype=float), "g"))
     return figure
 
 
@@ -89,10 +94,13 @@ def curves_figure(logs: Mapping[str, pd.DataFrame], window: int = SMOOTHED) -> F
         figure, grid = plt.subplots(2, 3, figsize=(9.6, 5.2), layout="constrained")
         plt.close(figure)
         *panels, corner = grid.flat
+        rewards = {}
         for axes, (name, label_y) in zip(panels, CURVES.items(), strict=True):
             for label, log in logs.items():
                 if name in log:
                     smooth = log[name].rolling(window, min_periods=1).mean()
+                    if name == "reward":
+                        rewards[label] = smooth.iloc[-1]
                     axes.plot(log["step"], log[name], color=looks[label]["color"], linewidth=0.6, alpha=0.35)
                     axes.plot(log["step"], smooth, **looks[label])
             _over_steps(axes, label_y)
@@ -100,7 +108,9 @@ def curves_figure(logs: Mapping[str, pd.DataFrame], window: int = SMOOTHED) -> F
         corner.axis("off")
         handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
         title = f"thick: mean of {window} steps"
-        corner.legend(handles=handles, loc="center", frameon=False, title=title, handlelength=3)
+        font = "x-small" if max(map(len, looks), default=0) > _PANEL else None
+        corner.legend(handles=handles, loc="center", frameon=False, title=title, handlelength=3, fontsize=font)
+        set_title(figure, findings.span("Reward at the end", pd.Series(rewards, dtype=float)))
     return figure
 
 
@@ -142,7 +152,9 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
             if chosen:
                 _draw_likelihood(left, temperatures, curve, look)
         left.set(
-            xlabel="temperature", ylabel="log-likelihood, nats (Eq. 8)", title=f"{snapshot.label}: rollout {rollout}"
+            xlabel="temperature",
+            ylabel="log-likelihood, nats (Eq. 8)",
+            title=lines(f"{snapshot.label}: rollout {rollout}", _PANEL),
         )
         right.set(xlabel="temperature", ylabel="minus its maximum, nats", title=f"all its {len(group)} rollouts")
         for axes in (left, right):
@@ -154,7 +166,10 @@ def likelihood_figure(snapshot: Snapshot, problem: str, rollout: int) -> Figure:
         handles += [Line2D([], [], color="0.3", linestyle="", marker="*", ms=9, label="T*")]
         if snapshot.temperature is not None:
             handles += [Line2D([], [], color="0.6", linestyle=":", label=f"sampled at T = {snapshot.temperature:.3g}")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+        legend_below(figure, handles, columns=5)
+        signed = group.assign(best=temperatures[curves.argmax(axis=1)]).sort_values("advantage", ascending=False)
+        names = signed["advantage"].map(lambda advantage: _SIGNS[int(np.sign(advantage))][0])
+        set_title(figure, findings.medians("Median T*", signed["best"], names))
     return figure
 
 

@@ -7,28 +7,18 @@ are meaningful only if nothing else ran on it. Ratios compare times that were me
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from loky import cpu_count
-from transformers.utils.logging import disable_progress_bar
 
 from tampo.config import ConfigError, Params, TrainingConfig, load_params
 from tampo.files import atomic_path
 from tampo.paper.outputs import refuse_other_parameters, results_folder
-from tampo.paper.overhead import CASES, measure_steps, step_memory
-from tampo.paper.overhead_parts import (
-    HeadShape,
-    head_memory,
-    measure_evaluation,
-    measure_head,
-    measure_likelihoods,
-    measure_starts,
-)
+from tampo.paper.overhead_cases import CASES, SIZES, Size
 from tampo.paper.overhead_summary import format_summary, step_ratio, summarise
 from tampo.paper.tables import write_texts
 from tampo.runs.hardware import describe
@@ -42,39 +32,6 @@ from tampo.tasks.mini_assets import RECIPES
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is measured.
-
-    Attributes:
-        steps: Steps of a training run. Few, so that the cases alternate quickly.
-        rounds: Training runs per case.
-        long_rounds: Rounds of evaluations, and of training runs with steps as large as the paper's.
-        part_rounds: Rounds of the LM head and of start-up.
-        head: The LM head; by default the paper's.
-        paper_step: Changes that make steps as large as the paper's (section 4.1), and their number.
-        memory: Whether peaks of memory are measured, each in a process of its own.
-    """
-
-    steps: int = 5
-    rounds: int = 16
-    long_rounds: int = 4
-    part_rounds: int = 5
-    head: HeadShape = field(default_factory=HeadShape)
-    paper_step: dict[str, int] = field(
-        default_factory=lambda: {
-            "prompts_per_step": 32,
-            "num_generations": 8,
-            "per_device_train_batch_size": 256,
-            "max_steps": 10,
-        }
-    )
-    memory: bool = True
-
-
-SIZES = {"smoke": Size(2, 1, 1, 1, HeadShape(64, 2000, 64), {}, memory=False)}
-
-
-@dataclass(frozen=True)
 class Measurement:
     """A benchmark: the settings that determine its result, its number of threads, and the function that runs it."""
 
@@ -83,6 +40,10 @@ class Measurement:
     measure: Callable[[], pd.DataFrame]
 
     def __call__(self) -> pd.DataFrame:
+        import torch
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of every model that is loaded
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -103,36 +64,56 @@ def measurements(params: Params) -> dict[str, Measurement]:
     if params.model in RECIPES:
         short, evaluation = params.training(max_steps=2), params.evaluation()
         config = params.training(max_steps=min(size.steps, params.max_steps))
-        paper, rounds = TrainingConfig(**config.model_dump() | size.paper_step), {"rounds": size.long_rounds}
+        rounds = {"rounds": size.long_rounds}
         found["steps"] = Measurement(
             training_identity(config) | {"rounds": size.rounds},
             1,
-            partial(measure_steps, config, size.rounds, tuple(CASES)),
+            lambda: _whole().measure_steps(config, size.rounds, tuple(CASES)),
         )
-        found["paper_steps"] = Measurement(
-            training_identity(paper) | rounds, 1, partial(measure_steps, paper, size.long_rounds, ("grpo", "fast"))
-        )
+        if size.paper_step:
+            paper = TrainingConfig(**config.model_dump() | size.paper_step)
+            found["paper_steps"] = Measurement(
+                training_identity(paper) | rounds,
+                1,
+                lambda: _whole().measure_steps(paper, size.long_rounds, ("grpo", "fast")),
+            )
         if size.memory:
             cases = ("grpo", "tampo")
             found["memory"] = Measurement(
                 training_identity(short),
                 1,
-                lambda: pd.DataFrame([{"case": case, "megabytes": step_memory(short, case)} for case in cases]),
+                lambda: pd.DataFrame([{"case": c, "megabytes": _whole().step_memory(short, c)} for c in cases]),
             )
         found["evaluation"] = Measurement(
             evaluation_identity(evaluation, params.model, None) | rounds,
             1,
-            partial(
-                measure_evaluation, evaluation, model_folder(params.model, params.model_revision), size.long_rounds
+            lambda: _parts().measure_evaluation(
+                evaluation, model_folder(params.model, params.model_revision), size.long_rounds
             ),
         )
     shape, rounds = asdict(size.head), {"rounds": size.part_rounds}
-    found["head"] = Measurement(shape | rounds, cores, partial(measure_head, size.head, size.part_rounds))
+    found["head"] = Measurement(shape | rounds, cores, lambda: _parts().measure_head(size.head, size.part_rounds))
     if size.memory:
-        found["head_memory"] = Measurement(shape, cores, lambda: pd.DataFrame([head_memory(size.head)]))
-    found["likelihoods"] = Measurement(shape | rounds, cores, partial(measure_likelihoods, size.head, size.part_rounds))
-    found["starts"] = Measurement(rounds, 1, partial(measure_starts, size.part_rounds))
+        found["head_memory"] = Measurement(shape, cores, lambda: pd.DataFrame([_parts().head_memory(size.head)]))
+    found["likelihoods"] = Measurement(
+        shape | rounds, cores, lambda: _parts().measure_likelihoods(size.head, size.part_rounds)
+    )
+    found["starts"] = Measurement(rounds, 1, lambda: _parts().measure_starts(size.part_rounds))
     return found
+
+
+def _whole() -> Any:
+    """The module that measures training runs; it loads torch and TRL, which take seconds."""
+    from tampo.paper import overhead
+
+    return overhead
+
+
+def _parts() -> Any:
+    """The module that measures parts; it loads torch and TRL."""
+    from tampo.paper import overhead_parts
+
+    return overhead_parts
 
 
 @dataclass(frozen=True)
@@ -159,7 +140,6 @@ def run_benchmarks(
         again: Measure anew even if there is a record.
         log: Receives progress messages.
     """
-    disable_progress_bar()  # of every model that is loaded
     store = RunStore.of(params)
     tables, manifests = {}, {}
     for name, measurement in measurements(params).items():

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tampo.paper.claims import TIME_CLAIM, Claim, claims_table
 from tampo.paper.experiments import FIXED
@@ -273,15 +272,18 @@ def optimal_temperature_claims(result: Result) -> list[Claim]:
 def highest_reward(result: Result) -> Claim:
     """The claim that TAMPO's rewards in training become the highest of all methods (Figure 3b)."""
     last: dict[str, dict[int, float]] = {}
+    temperatures: dict[str, list[float]] = {}
     for (method, seed), record in result.runs.items():
-        last.setdefault(method, {})[seed] = float(record.metrics()["reward"].iloc[-WINDOW:].mean())
+        end = record.metrics().iloc[-WINDOW:]
+        last.setdefault(method, {})[seed] = float(end["reward"].mean())
+        temperatures.setdefault(method, []).append(float(end["temperature"].mean()))
     tampo = last.pop("tampo")
     gaps = {
         baseline: _mean_over_seeds([tampo[seed] - rewards[seed] for seed in rewards])
         for baseline, rewards in last.items()
     }
     best = min(gaps, key=lambda baseline: gaps[baseline].value)
-    mean = {key: float(np.mean([t.mean() for t in drawn])) for key, drawn in _last_temperatures(result).items()}
+    mean = {key: float(np.mean(values)) for key, values in temperatures.items()}
     coldest = min(mean, key=lambda key: mean[key])
     why = f"; TAMPO is the coldest at the end (T = {mean['tampo']:.2f})" if coldest == "tampo" else ""
     return Claim(
@@ -293,14 +295,6 @@ def highest_reward(result: Result) -> Claim:
         note=f"best of the others here: {best}; the rewards of each method are at its own temperature, and lower "
         f"temperatures give higher rewards whatever was learnt{why}",
     )
-
-
-def _last_temperatures(result: Result) -> dict[str, list[NDArray[np.float64]]]:
-    """The sampling temperatures of the last steps of every training run, by method."""
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for (method, _), record in result.runs.items():
-        found.setdefault(method, []).append(record.metrics()["temperature"].to_numpy()[-WINDOW:])
-    return found
 
 
 def no_extra_time(ratio: Estimate) -> Claim:

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tampo.config import Params
+from tampo.paper import findings
 from tampo.paper.experiments import TRAINED, regime_params
 from tampo.paper.figures import PALETTE, WINDOW, reward_curves, style, temperature_curve
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.regret import RegretRuns
 from tampo.paper.results import Result
 
@@ -58,9 +60,9 @@ def courses_figure(temperatures: Mapping[str, pd.DataFrame], rewards: Mapping[st
             bottom.set_xlabel("training step")
         grid[0, 0].set_ylabel("sampling temperature T")
         grid[1, 0].set_ylabel(f"reward at T = 1,\nmean of {WINDOW} steps")
-        entries = [axes.get_legend_handles_labels() for axes in grid[:, 0]]
-        handles, labels = (above + below for above, below in zip(*entries, strict=True))
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        handles = [handle for axes in grid[:, 0] for handle in axes.get_legend_handles_labels()[0]]
+        legend_below(figure, handles, columns=4)
+        set_title(figure, findings.courses(temperatures, rewards))
         sns.despine(figure)
     return figure
 

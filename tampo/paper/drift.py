@@ -18,8 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from tampo.config import ConfigError, Params
+from tampo.paper import findings
 from tampo.paper.experiments import Method
 from tampo.paper.figures import PALETTE, WINDOW, style, training_logs
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import Result, compare, summarise
 from tampo.paper.study_tables import average_rows, difference_columns, over_seeds, value_columns
 from tampo.tasks.lookups import TABLE_NAMES, unlocking_stage
@@ -108,8 +110,8 @@ def drift_figure(curves: pd.DataFrame, stages: int) -> Figure:
             sns.despine(ax=axes)
         panels[0].set_ylabel("sampling temperature T")
         panels[1].set_ylabel("reward at T = 1")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(titles), frameon=False)
+        legend_below(figure, panels[0].get_legend_handles_labels()[0], columns=len(titles))
+        set_title(figure, findings.drift(curves))
     return figure
 
 

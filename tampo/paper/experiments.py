@@ -268,7 +268,6 @@ class Experiment:
         one_seed: It is a single training run with the first seed.
         more_seeds: So many further seeds where several are given, for a question that needs them.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
-        settings: Parameters in which it differs from its parameter file.
         special_jobs: Lists its runs where they are not simply `methods` with the notebook's parameters, but for example
             `methods` in several regimes.
     """
@@ -283,7 +282,6 @@ class Experiment:
     one_seed: bool = False
     more_seeds: int = 0
     needs_texts: bool = False
-    settings: dict[str, Any] = field(default_factory=dict)
     special_jobs: Callable[[Params], Mapping[Any, Job]] | None = None
 
     @property

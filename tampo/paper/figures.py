@@ -1,6 +1,7 @@
 """Figures 2 to 6, and the tables that they are drawn from, which are written beside them.
 
 Figures are vector PDF and PNG, with units at the axes, colours for colour-blind readers, and legends beside the data.
+Their titles say what the data show (`tampo.paper.findings`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike, NDArray
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from pandas.api.typing import Rolling
 
 from tampo.files import atomic_path
+from tampo.paper import findings
 from tampo.paper.experiments import Method
+from tampo.paper.layout import DPI, legend_below, set_title
 from tampo.paper.outputs import manifest_name
 from tampo.paper.results import Result
 from tampo.paper.tables import write_texts
@@ -117,81 +120,35 @@ def reward_curves(result: Result, methods: tuple[Method, ...], window: int = WIN
 
 
 def optimal_temperature_curves(result: Result, methods: tuple[Method, ...], window: int = 5) -> pd.DataFrame:
-    """The distribution of T* (Eq. 7) over rollouts of positive and of negative advantage, along training.
+    """Mean and variance of T* (Eq. 7) over rollouts of positive and of negative advantage, along training.
 
-    All rollouts of `window` successive steps and of all seeds are pooled, from the shares that each step logged. T* has
-    few values, most often those at the ends of the candidates, so `quartiles` say more than mean and variance.
+    All rollouts of `window` successive steps and of all seeds are pooled, from the statistics that each step logged.
 
     Returns:
         Columns title, temperature (mean sampling temperature), advantage ("A > 0" or "A < 0"), step (the last of the
-        window), q1, median, q3, at_floor and at_ceiling (share of rollouts whose T* is the lowest and the highest
-        candidate), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
-
-    Raises:
-        ValueError: A run did not log the shares of the candidates, as in earlier versions.
+        window), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
     """
     rows = []
     for title, log in training_logs(result, methods).groupby("title", sort=False):
         windows = np.minimum(((log["step"] - 1) // window + 1) * window, log["step"].max())
-        for advantage, sign in (("A > 0", "positive"), ("A < 0", "negative")):
-            counts = _optimal_temperature_counts(log, sign)
-            for step, pooled in counts.groupby(windows):
-                number, rollouts = pooled.sum().to_numpy(), float(pooled.to_numpy().sum())
-                if rollouts == 0:
-                    continue
-                candidates = counts.columns.to_numpy(dtype=np.float64)
-                mean = float(np.average(candidates, weights=number))
-                q1, median, q3 = quartiles(candidates, number)
-                rows.append(
-                    {
-                        "title": title,
-                        "temperature": log.loc[windows == step, "temperature"].mean(),
-                        "advantage": advantage,
-                        "step": step,
-                        "q1": q1,
-                        "median": median,
-                        "q3": q3,
-                        "at_floor": number[0] / rollouts,
-                        "at_ceiling": number[-1] / rollouts,
-                        "mean": mean,
-                        "variance": float(np.average((candidates - mean) ** 2, weights=number)),
-                        "rollouts": rollouts,
-                    }
-                )
+        for step, batches in log.groupby(windows):
+            for advantage, sign in (("A > 0", "positive"), ("A < 0", "negative")):
+                columns = [f"optimal_temperature/{sign}_{name}" for name in ("mean", "std", "count")]
+                mean, std, count = batches.reindex(columns=columns).fillna(0).to_numpy().T
+                if count.sum() > 0:
+                    pooled = float(np.average(mean, weights=count))
+                    rows.append(
+                        {
+                            "title": title,
+                            "temperature": batches["temperature"].mean(),
+                            "advantage": advantage,
+                            "step": step,
+                            "mean": pooled,
+                            "variance": float(np.average(std**2 + (mean - pooled) ** 2, weights=count)),
+                            "rollouts": float(count.sum()),
+                        }
+                    )
     return pd.DataFrame(rows)
-
-
-def _optimal_temperature_counts(log: pd.DataFrame, sign: str) -> pd.DataFrame:
-    """Rollouts of one sign whose T* is each candidate: a row per row of `log`, a column per candidate, ascending."""
-    prefix = f"optimal_temperature/{sign}"
-    names = {float(name[len(prefix) + 1 : -1]): name for name in log.columns if name.startswith(f"{prefix}(")}
-    number = log.reindex(columns=[f"{prefix}_count"]).iloc[:, 0].fillna(0)
-    shares = log[[names[t] for t in sorted(names)]].set_axis(sorted(names), axis=1)
-    if ((number > 0) & ~(shares.sum(axis=1) > 0.5)).any():  # shares sum to 1; those that were not logged to 0
-        raise ValueError(
-            "A training run was made by an earlier version, which did not log the distribution of T* over the "
-            "candidates. Train it again in another store (the variable TAMPO_STORE names its folder)."
-        )
-    return (shares.fillna(0).mul(number, axis=0)).round()  # whole rollouts again
-
-
-def quartiles(values: ArrayLike, counts: ArrayLike) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of values that occur `counts` times each.
-
-    Each is the lowest value whose cumulative share reaches 1/4, 1/2 and 3/4, so it is always one of the values.
-
-    Args:
-        values: Ascending, shape (K,).
-        counts: Whole numbers, not all 0, shape (K,).
-
-    Example:
-        >>> quartiles([0.6, 1.0, 1.5], [3, 0, 1])
-        (0.6, 0.6, 0.6)
-    """
-    cumulative = np.cumsum(np.asarray(counts, dtype=np.float64))
-    first, second, third = np.searchsorted(cumulative, cumulative[-1] * np.array([0.25, 0.5, 0.75]))
-    ordered = np.asarray(values, dtype=np.float64)
-    return float(ordered[first]), float(ordered[second]), float(ordered[third])
 
 
 def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float, title: str) -> Figure:
@@ -207,7 +164,7 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
         figure, axes = plt.subplots(figsize=(4.8, 3.9), layout="constrained")
         axes.axvspan(min(candidates), max(candidates), color="0.94", linewidth=0)
         axes.axvline(sampled_at, color="0.6", linewidth=0.8, linestyle=":")
-        ends = []
+        ends, optima = [], []
         for _, curve in curves.groupby("rollout"):
             correct, tokens = bool(curve["correct"].iloc[0]), int(curve["tokens"].iloc[0])
             colour, line = _RIGHT if correct else _WRONG
@@ -215,6 +172,7 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
             among = curve[np.isclose(curve["temperature"].to_numpy()[:, None], candidates).any(axis=1)]
             best = among.iloc[among["mean_log_likelihood"].to_numpy().argmax()]
             axes.plot(best["temperature"], best["mean_log_likelihood"], "*", color=colour, ms=9, mec="white", mew=0.5)
+            optima.append(("right rollouts" if correct else "wrong rollouts", best["temperature"]))
             ends.append((float(curve["mean_log_likelihood"].iloc[-1]), tokens, colour))
         _label_ends(axes, float(curves["temperature"].max()), ends)
         axes.set(xlabel="temperature T", ylabel="mean log-likelihood (nats per token, Eq. 6)", title=title)
@@ -226,7 +184,9 @@ def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float
             Line2D([], [], color="0.94", linewidth=8, label="candidates"),
             Line2D([], [], color="0.6", linestyle=":", label=f"sampled at {sampled_at:g}"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, columnspacing=1.0)
+        legend_below(figure, handles, columns=5, columnspacing=1.0)
+        words, values = zip(*sorted(optima), strict=True)  # right ones first
+        set_title(figure, findings.medians("Median T*", pd.Series(values), pd.Series(words)))
         sns.despine(ax=axes)
     return figure
 
@@ -284,6 +244,8 @@ def figure3(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_steps: int
         top.set_title("(a) Temperatures from the meta-policy")
         titles = ("(b) Rewards at the sampling temperature", "(c) Rewards at T = 1")
         _draw_reward_panels(lower, lower.subplots(1, 1 + at_1, squeeze=False)[0], rewards, titles)
+        found = findings.course(temperatures, warmup_steps, WINDOW), findings.best_rewards(rewards)
+        set_title(figure, findings.joined(*found, by=". "))
     return figure
 
 
@@ -300,6 +262,7 @@ def reward_figure(rewards: pd.DataFrame) -> Figure:
         )
         titles = ("(a) Rewards at the sampling temperature", "(b) Rewards at T = 1")
         _draw_reward_panels(figure, panels[0], rewards, titles)
+        set_title(figure, findings.final_rewards(rewards))
     return figure
 
 
@@ -335,7 +298,7 @@ def _phases(curve: pd.DataFrame, warmup_steps: int) -> list[pd.DataFrame]:
 
 
 def _draw_reward_panels(
-    figure: FigureBase, panels: Sequence[Axes], rewards: pd.DataFrame, titles: tuple[str, str]
+    figure: Figure | SubFigure, panels: Sequence[Axes], rewards: pd.DataFrame, titles: tuple[str, str]
 ) -> None:
     """Rewards at the sampling temperature and, in a second panel if there is one, at T = 1; one legend for both."""
     for axes, column, title in zip(panels, ("smoothed", "smoothed_at_1"), titles, strict=False):
@@ -344,13 +307,11 @@ def _draw_reward_panels(
     if len(panels) > 1:
         panels[1].sharey(panels[0])
         panels[1].tick_params(labelleft=True)
-    handles, labels = panels[0].get_legend_handles_labels()
-    look = {"frameon": False, "title": _note_at_1(rewards), "title_fontsize": "small"}
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, **look)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], note=_note_at_1(rewards))
 
 
-def _note_at_1(rewards: pd.DataFrame) -> str | None:
-    """What the reader must know about the panel of rewards at T = 1; None if it is complete."""
+def _note_at_1(rewards: pd.DataFrame) -> str:
+    """What the reader must know about the panel of rewards at T = 1; "" if it is complete."""
     if not rewards["reward_at_1"].notna().any():
         return "No panel of rewards at T = 1: the logs of these runs do not have them."
     absent = rewards.groupby("title", sort=False)["smoothed_at_1"].count() == 0
@@ -358,7 +319,7 @@ def _note_at_1(rewards: pd.DataFrame) -> str | None:
         return f"No panel of rewards at T = 1: fewer than {FEWEST_SAMPLES:.0%} of the samples are effective."
     if absent.any():
         return f"Not shown at T = 1, too few effective samples: {', '.join(absent[absent].index)}."
-    return None
+    return ""
 
 
 def _steps() -> MaxNLocator:
@@ -388,53 +349,32 @@ def _draw_rewards(axes: Axes, rewards: pd.DataFrame, column: str) -> None:
 
 
 def figure4(curves: pd.DataFrame) -> Figure:
-    """Figure 4: T* by sign of the advantage along training, a column of panels for each fixed sampling temperature.
-
-    From top to bottom: median and quartiles of T*, and the shares of rollouts whose T* is the lowest and the highest
-    candidate.
+    """Figure 4: T* by sign of the advantage along training, a panel for each fixed sampling temperature.
 
     Args:
-        curves: From `optimal_temperature_curves`.
+        curves: From `optimal_temperature_curves`. Lines are means, bands one standard deviation.
     """
     titles = list(curves["title"].unique())
-    labels = {
-        "median": "likelihood-optimal T*\n(median, quartiles)",
-        "at_floor": "share at the\nlowest candidate",
-        "at_ceiling": "share at the\nhighest candidate",
-    }
     with style():
         figure, panels = plt.subplots(
-            3,
-            len(titles),
-            figsize=(9.0, 6.6),
-            sharex=True,
-            sharey="row",
-            height_ratios=(3, 2, 2),
-            layout="constrained",
-            squeeze=False,
+            1, len(titles), figsize=(9.0, 3.2), sharey=True, layout="constrained", squeeze=False
         )
-        for column, title in zip(panels.T, titles, strict=True):
+        for axes, title in zip(panels[0], titles, strict=True):
             shown = curves[curves["title"] == title]
-            for axes, name in zip(column, labels, strict=True):
-                for advantage, (colour, marker, line) in SIGNS.items():
-                    part = shown[shown["advantage"] == advantage]
-                    axes.plot(part["step"], part[name], line, marker=marker, ms=3, color=colour, label=advantage)
-                    if name == "median":
-                        axes.fill_between(part["step"], part["q1"], part["q3"], color=colour, alpha=0.18, linewidth=0)
-                sns.despine(ax=axes)
+            for advantage, (colour, marker, line) in SIGNS.items():
+                part = shown[shown["advantage"] == advantage]
+                deviation = part["variance"] ** 0.5
+                axes.plot(part["step"], part["mean"], line, marker=marker, ms=3, color=colour, label=f"T*, {advantage}")
+                band = (part["mean"] - deviation, part["mean"] + deviation)
+                axes.fill_between(part["step"], *band, color=colour, alpha=0.18, linewidth=0)
             current = shown.groupby("step")["temperature"].mean()
-            column[0].plot(current.index, current, color="0.3", linestyle=":", label="current T")
-            column[0].set_title(title)
-            column[-1].set_xlabel("training step")
-            column[-1].xaxis.set_major_locator(_steps())
-        for axes, label in zip(panels[:, 0], labels.values(), strict=True):
-            axes.set_ylabel(label)
-        for axes in panels[1:, 0]:
-            axes.set_ylim(0, None)
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
-        figure.align_ylabels(panels[:, 0])
-        handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+            axes.plot(current.index, current, color="0.3", linestyle=":", label="current T")
+            axes.set(xlabel="training step", title=title)
+            axes.xaxis.set_major_locator(_steps())
+            sns.despine(ax=axes)
+        panels[0, 0].set_ylabel("likelihood-optimal T*")
+        legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+        set_title(figure, findings.optima_by_sign(curves))
     return figure
 
 
@@ -450,7 +390,7 @@ def write_figure(figure: Figure, data: dict[str, pd.DataFrame], folder: Path, na
     manifest = manifest_name(name)
     pdf: dict[str, str | None] = {"CreationDate": None, "Subject": f"Manifest: {manifest}"}
     png = {"Description": f"Manifest: {manifest}"}
-    for ending, settings in (("pdf", {"metadata": pdf}), ("png", {"metadata": png, "dpi": 200})):
+    for ending, settings in (("pdf", {"metadata": pdf}), ("png", {"metadata": png, "dpi": DPI})):
         paths.append(folder / f"{name}.{ending}")
         with atomic_path(paths[-1]) as temporary:
             figure.savefig(temporary, **settings)  # type: ignore[arg-type]

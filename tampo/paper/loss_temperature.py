@@ -14,8 +14,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from tampo.config import Params
+from tampo.paper import findings
 from tampo.paper.experiments import LOSS_TEMPERATURE_ROWS, Method, loss_jobs
 from tampo.paper.figures import PALETTE, style, training_logs
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import KS, Result, collect, differences, pass_scores, summarise
 from tampo.paper.study_tables import average_rows, difference_columns, with_p
 from tampo.runs.jobs import print_line, run_jobs
@@ -119,12 +121,11 @@ def loss_figure(table: pd.DataFrame) -> Figure:
                 bars = (found["difference"] - found["low"], found["high"] - found["difference"])
                 look = {"fmt": _MARKERS[number % len(_MARKERS)], "color": PALETTE[number], "ms": 5, "elinewidth": 1.2}
                 axes.errorbar(found["difference"], y, xerr=bars, label=regime, **look)
-            axes.set(xlabel=f"{metric.replace('pass', 'Pass')}, points", ylim=(len(titles) - 0.5, -0.5))
+            axes.set(xlabel=f"{findings.metric_title(metric)}, points", ylim=(len(titles) - 0.5, -0.5))
             sns.despine(ax=axes)
         panels[0, 0].set_yticks(range(len(titles)), titles)
-        figure.suptitle("Loss at T = 1 minus loss at the sampling temperature", fontsize="medium")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(regimes), frameon=False)
+        set_title(figure, findings.loss(table))
+        legend_below(figure, panels[0, 0].get_legend_handles_labels()[0], columns=len(regimes))
     return figure
 
 

@@ -62,9 +62,9 @@ def notebook_params(namespace: dict[str, Any], notebook: str) -> Params:
     source = str(given.pop("params", None)).strip()
     if source in ("", "None"):
         source = _default_source(experiment)
-    usual = load_params(source, experiment.settings)
+    usual = load_params(source)
     given = {name: value for name, value in given.items() if value is not None}
-    params = load_params(source, experiment.settings | given)
+    params = load_params(source, given)
     check_problem_count(params.training())
     params = params.model_copy(update={"output_dir": str(_output_folder(params, usual, source, experiment))})
     refuse_other_parameters(params, notebook)

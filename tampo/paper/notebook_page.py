@@ -1,6 +1,7 @@
 """An executed notebook as one HTML file, without scripts or anything from elsewhere, and its title and first words."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import bleach
 import nbformat
 from bleach.css_sanitizer import ALLOWED_CSS_PROPERTIES, CSSSanitizer
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from nbformat import NotebookNode
+
+from tampo.files import write_text
 
 TEMPLATES = Environment(
     loader=PackageLoader("tampo.paper"),
@@ -60,6 +64,13 @@ def _plain(markdown: str) -> str:
     return re.sub(r"\s+", " ", without_emphasis.replace("`", "")).strip()
 
 
+def relink(path: Path) -> None:
+    """Rewrite the links of an executed notebook, which led from notebooks/, so that they lead from where it now is."""
+    notebook = nbformat.read(path, as_version=4)
+    _change_links(notebook, lambda link: _target(link, path))
+    write_text(path, nbformat.writes(notebook))
+
+
 def notebook_page(path: Path) -> str:
     """The executed notebook `path`, of a reference's folder notebooks/, as HTML with its pictures inside."""
     from nbconvert import HTMLExporter  # takes seconds, which commands that write no page need not wait for
@@ -67,10 +78,9 @@ def notebook_page(path: Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     title, _ = title_and_intro(path)
     notebook.metadata.pop("widgets", None)
+    _change_links(notebook, lambda link: _page(_target(link, path), path))
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(([^):#]+)\)", lambda link: f"]({_target(link[1], path)})", cell.source)
-        elif cell.cell_type == "code":
+        if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not set(_LIVE) & set(output.get("data", ()))]
             for output in cell.outputs:
                 if "image/png" in output.get("data", ()):
@@ -96,10 +106,21 @@ def _without_style_sheets(html: str) -> str:
     return re.sub(r"(?s)<style.*?</style>", "", html)
 
 
+def _change_links(notebook: NotebookNode, change: Callable[[str], str]) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(([^):#]+)\)", lambda link: f"]({change(link[1])})", cell.source)
+
+
 def _target(link: str, notebook: Path) -> str:
-    """Where a link of a notebook in notebooks/ leads from the page of its executed copy."""
+    """Where a link of a notebook in notebooks/ leads from its executed copy in a reference. It can be asked twice."""
+    if link.startswith(f"{_TOP}/"):
+        return link
     if link.startswith("../"):
         return _TOP + link.removeprefix("..")
-    if (notebook.parent / link).is_file():
-        return re.sub(r"\.ipynb$", ".html", link)
-    return f"{_TOP}/notebooks/{link}"
+    return link if (notebook.parent / link).is_file() else f"{_TOP}/notebooks/{link}"
+
+
+def _page(link: str, notebook: Path) -> str:
+    """The page of an executed notebook beside this one, in place of the notebook."""
+    return re.sub(r"\.ipynb$", ".html", link) if (notebook.parent / link).parent == notebook.parent else link

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,11 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from tampo.config import TrainingConfig
+from tampo.paper.overhead_cases import CASES, PARTS
 from tampo.paper.peak_memory import peak_memory
 from tampo.runs.training import make_trainer, sample_rollouts
 from tampo.trainer.trainer import TAMPOTrainer
 from tampo.trainer.trl_internals import LogitRecorder
-
-PARTS = ("generate", "reward", "forward", "backward", "outer loop", "other")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A way to train: the trainer class, and whether it uses tampo's own rollouts and grouping by length."""
-
-    title: str
-    trainer: type[GRPOTrainer]
-    fast: bool = False
-
-
-CASES = {
-    "grpo": Case("TRL's GRPOTrainer", GRPOTrainer),
-    "tampo": Case("TAMPOTrainer, TRL's rollouts", TAMPOTrainer),
-    "fast": Case("TAMPOTrainer, tampo's rollouts", TAMPOTrainer, fast=True),
-}
 
 
 class Stopwatch:
@@ -181,7 +163,7 @@ def _trainer(config: TrainingConfig, name: str) -> Iterator[tuple[GRPOTrainer, _
         stack.enter_context(watch.timing("outer loop", LogitRecorder, "__init__", "__call__", "log_probs"))
         rollouts = sample_rollouts if case.fast else None
         config = TrainingConfig(**config.model_dump() | changes)
-        trainer, _ = make_trainer(config, folder, case.trainer, [laps], rollouts)
+        trainer, _ = make_trainer(config, folder, TAMPOTrainer if case.tampo else GRPOTrainer, [laps], rollouts)
         trainer.remove_callback(PrinterCallback)  # it prints the log of every step
         methods = {"generate": "_generate", "reward": "_calculate_rewards", "forward": "_compute_loss"}
         methods |= {"outer loop": "_collect_likelihoods"} if isinstance(trainer, TAMPOTrainer) else {}

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tampo.inference.transformers_engine import TransformersEngine
 from tampo.likelihood import StreamingLogProbs
 from tampo.meta_policy import DEFAULT_TEMPERATURES
 from tampo.paper.overhead import Stopwatch, alternate, now
+from tampo.paper.overhead_cases import HeadShape
 from tampo.paper.peak_memory import peak_memory
 from tampo.project import notebook_folder, project_root
 from tampo.runs.workers import this_tampo
@@ -29,15 +29,6 @@ from tampo.tasks.suites import get_suite
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
 
 _TRL_VOCABULARY_TILE = 32768  # trl.trainer.utils
-
-
-@dataclass(frozen=True)
-class HeadShape:
-    """The size of an LM head and the number of tokens. By default those of the paper's model (section 4.1)."""
-
-    hidden: int = 1536
-    vocabulary: int = 151_936
-    tokens: int = 2048
 
 
 class _Head:

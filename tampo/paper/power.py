@@ -17,7 +17,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tampo.paper import findings
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import set_title
 from tampo.paper.published_results import BENCHMARKS, TABLES
 
 # Problems of the paper's benchmarks (docs/data.md).
@@ -207,17 +209,19 @@ def settling_table(
 def power_figure(table: pd.DataFrame) -> Figure:
     """Power against training seeds, a line for each number of samples; `table` is from `power_table`."""
     with style():
-        figure, axes = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.0, 3.5), layout="constrained")
         for number, (samples, rows) in enumerate(table.groupby("samples")):
             word = "sample" if samples == 1 else "samples"
+            look = {"color": PALETTE[number], "marker": "os^D"[number % 4], "ms": 3}
             for name, dashes in (("same problems", "-"), ("new problems", ":")):
                 line = rows[rows["comparison"] == name]
                 label = f"{samples} {word}, {name}"
-                axes.plot(line["seeds"], line["power"], dashes, color=PALETTE[number], marker="o", ms=3, label=label)
+                axes.plot(line["seeds"], line["power"], dashes, label=label, **look)
         axes.axhline(0.8, color="0.6", linewidth=0.8)
         axes.text(table["seeds"].max(), 0.81, "80 %", ha="right", va="bottom", color="0.4")
         axes.set(xlabel="training seeds of each method", ylabel="power", ylim=(0, 1.03))
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        set_title(figure, findings.power(table))
         sns.despine(ax=axes)
     return figure
 

@@ -18,9 +18,12 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from tampo.config import Params
+from tampo.paper import findings
 from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Method, regret_jobs, regret_methods
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import KS as KS
+from tampo.paper.study_tables import with_interval
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import Record, RunStore
 from tampo.stats import Estimate, iqm, mean_interval, pass_at_k, probability_of_improvement
@@ -263,8 +266,8 @@ def pass_figure(runs: RegretRuns) -> Figure:
     with style():
         count = len(runs.regimes)
         figure, panels = plt.subplots(1, count, figsize=(2.9 * count, 3.4), layout="constrained", squeeze=False)
-        for axes, regime in zip(panels[0], runs.regimes, strict=True):
-            curves = pass_curves(runs, regime)
+        tables = {regime: pass_curves(runs, regime) for regime in runs.regimes}
+        for axes, (regime, curves) in zip(panels[0], tables.items(), strict=True):
             best = ""
             for number, ((title, curve), marker) in enumerate(
                 zip(curves.groupby("title", sort=False), "os^D", strict=False)
@@ -279,8 +282,9 @@ def pass_figure(runs: RegretRuns) -> Figure:
             axes.set_title(f"{regime}\n(best: {best})", fontsize="medium")
             sns.despine(ax=axes)
         panels[0][0].set_ylabel("Pass@k, %")
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        legend_below(figure, panels[0][0].get_legend_handles_labels()[0])
+        whole = pd.concat([curves.assign(regime=regime) for regime, curves in tables.items()])
+        set_title(figure, findings.pass_curves(whole, findings.TAMPO, BASE.title))
     return figure
 
 
@@ -312,6 +316,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
         for edge in (min(fixed), max(fixed) + 1):
             axes.axhline(edge, color="white", linewidth=4)
         axes.set(xlabel="", ylabel="")
+        set_title(figure, findings.regrets(table, [method.key for method in REGRET_FIXED]))
     return figure
 
 
@@ -334,4 +339,4 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
 
 
 def _text(row: pd.Series) -> str:
-    return f"{row['regret']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+    return with_interval(row["regret"], row["low"], row["high"])

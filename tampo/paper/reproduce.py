@@ -148,7 +148,7 @@ def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_l
 def _params_of(experiment: Experiment, scale: str, params: Params, folder: Path) -> Params:
     """The parameters that a notebook will have, as `notebook_params` reads them."""
     given = experiment.parameters(scale, params.seeds)
-    return load_params(given.pop("params"), experiment.settings | given | {"output_dir": str(folder)})
+    return load_params(given.pop("params"), given | {"output_dir": str(folder)})
 
 
 def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> list[Job]:
@@ -156,7 +156,7 @@ def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> lis
     jobs = []
     for experiment in chosen:
         given = experiment.parameters(scale, params.seeds)
-        jobs += experiment.jobs(load_params(given.pop("params"), experiment.settings | given))
+        jobs += experiment.jobs(load_params(given.pop("params"), given))
     return jobs
 
 

@@ -182,11 +182,12 @@ def compare(result: Result, method: str, baselines: tuple[Method, ...]) -> pd.Da
     rows = []
     for baseline in baselines:
         if baseline.key not in (method, "base"):
+            same = "{} of {}".format(*identical_trainings(result, method, baseline.key))  # reads the logs
             for metric in _metrics(result.scores):
                 estimate = mean_interval(differences(result, method, baseline.key, metric))
                 row = {"rival": baseline.title, "metric": metric, "difference": estimate.value}
                 row |= {"low": estimate.low, "high": estimate.high, "p": estimate.p_two_sided}
-                rows.append(row | {"same": "{} of {}".format(*identical_trainings(result, method, baseline.key))})
+                rows.append(row | {"same": same})
     return pd.DataFrame(rows)
 
 
@@ -225,13 +226,8 @@ def evaluate_along(
     """
     if params.keep_steps is None:
         raise ConfigError("Scores along training need the weights of its steps: give keep_steps, such as 20.")
-    tables: list[pd.DataFrame] = []
-    records: dict[str, Record] = {}
-    for step in range(params.keep_steps, params.max_steps + 1, params.keep_steps):
-        result = run_experiment(params.model_copy(update={"eval_step": step}), methods, log)
-        tables.append(summarise(result, methods, table=None).assign(step=step))
-        records |= result.records
-    return pd.concat(tables, ignore_index=True), records
+    steps = range(params.keep_steps, params.max_steps + 1, params.keep_steps)
+    return _evaluate_each({s: params.model_copy(update={"eval_step": s}) for s in steps}, "step", methods, log)
 
 
 def evaluate_at(
@@ -245,11 +241,19 @@ def evaluate_at(
     Returns:
         The rows of `summarise` with a column eval_temperature, and all records by name.
     """
+    changed = {t: params.model_copy(update={"eval_temperature": t}) for t in temperatures}
+    return _evaluate_each(changed, "eval_temperature", methods, log)
+
+
+def _evaluate_each(
+    by_value: Mapping[float, Params], column: str, methods: tuple[Method, ...], log: Callable[[str], None]
+) -> tuple[pd.DataFrame, dict[str, Record]]:
+    """The rows of `summarise` for each of several evaluations, with the key of each as a column, and all records."""
     tables: list[pd.DataFrame] = []
     records: dict[str, Record] = {}
-    for temperature in temperatures:
-        result = run_experiment(params.model_copy(update={"eval_temperature": temperature}), methods, log)
-        tables.append(summarise(result, methods, table=None).assign(eval_temperature=temperature))
+    for value, params in by_value.items():
+        result = run_experiment(params, methods, log)
+        tables.append(summarise(result, methods, table=None).assign(**{column: value}))
         records |= result.records
     return pd.concat(tables, ignore_index=True), records
 

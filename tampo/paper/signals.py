@@ -16,8 +16,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from tampo.paper import findings
 from tampo.paper.experiments import REGRET_FIXED
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.regret import RegretRuns
 
 PHASES = ("first third", "second third", "last third")
@@ -153,6 +155,6 @@ def signals_figure(table: pd.DataFrame) -> Figure:
             axes.set_xlabel("temperature T")
         for axes in grid[:, 0]:
             axes.set(ylabel="scaled to 0 ... 1", yticks=(0, 1))
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure, grid[0, 0].get_legend_handles_labels()[0], columns=2)
+        set_title(figure, findings.signals(agreement(table)))
     return figure

@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
+from tampo.paper import findings
 from tampo.paper.experiments import Method
 from tampo.paper.figures import PALETTE, SIGNS, WINDOW, style, training_logs
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import Result
+from tampo.paper.study_tables import average_rows
 from tampo.stats import mean_interval
 
 _COLUMNS = 4  # panels in a row
@@ -36,9 +39,7 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
     with style():
         figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 3.6), layout="constrained", squeeze=False)
         for axes, metric in zip(panels[0], metrics, strict=True):
-            chosen = summary[summary["metric"] == metric]
-            average = chosen["benchmark"] == "Average"
-            chosen = chosen[average] if average.any() else chosen
+            chosen = average_rows(summary[summary["metric"] == metric])
             for number, title in enumerate(titles):
                 row = chosen[chosen["title"] == title]
                 # Shifted a little, so that the bars of several methods do not overlap.
@@ -46,10 +47,10 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
                 bars = (row["value"] - row["low"], row["high"] - row["value"])
                 look = {"color": palette[number], "marker": markers[number % len(markers)], "ms": 4, "lw": 1}
                 axes.errorbar(x, row["value"], bars, label=title, elinewidth=0.8, **look)
-            axes.set(xlabel="evaluation temperature", ylabel=f"average {metric.replace('pass', 'Pass')}, %")
+            axes.set(xlabel="evaluation temperature", ylabel=f"average {findings.metric_title(metric)}, %")
             sns.despine(ax=axes)
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+        set_title(figure, findings.evaluation(summary, metrics[0]))
     return figure
 
 
@@ -120,8 +121,8 @@ def best_evaluation(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
         One row per method, best first: title, eval_temperature, value, low, high. Where several temperatures are tried,
         the best one is chosen for its luck too.
     """
-    average = summary["benchmark"] == "Average"
-    chosen = summary[(average if average.any() else True) & (summary["metric"] == metric)]
+    average = average_rows(summary)
+    chosen = average[average["metric"] == metric]
     best = chosen.loc[chosen.groupby("title", sort=False)["value"].idxmax()]
     columns = ["title", "eval_temperature", "value", "low", "high"]
     return best.sort_values("value", ascending=False)[columns].reset_index(drop=True)
@@ -143,6 +144,7 @@ def difference_figure(differences: pd.DataFrame, label: str) -> Figure:
         axes.errorbar(differences["difference"], y, xerr=bars, fmt="o", color=PALETTE[0], ms=5, elinewidth=1.2)
         axes.set_yticks(y, differences["rival"])
         axes.set(xlabel=label, ylim=(len(differences) - 0.5, -0.5))
+        set_title(figure, findings.differences(differences))
         sns.despine(ax=axes)
     return figure
 
@@ -175,6 +177,7 @@ def temperature_panels(temperatures: pd.DataFrame) -> Figure:
             axes.set_visible(False)
         figure.supxlabel("training step", fontsize="medium")
         figure.supylabel("sampling temperature T", fontsize="medium")
+        set_title(figure, findings.mean_temperatures(temperatures))
     return figure
 
 
@@ -203,6 +206,7 @@ def score_dots(scores: pd.DataFrame, metrics: tuple[str, ...] = ("pass@1", "pass
             sns.despine(ax=axes)
         panels[0].set_yticks(range(len(titles)), titles)
         panels[0].invert_yaxis()
+        set_title(figure, findings.scores(scores, metrics[0]))
     return figure
 
 
@@ -229,7 +233,8 @@ def comparison_figure(temperatures: pd.DataFrame, rewards: pd.DataFrame, warmup_
             for i, title in enumerate(titles)
         ]
         handles += [Line2D([], [], color="0.92", linewidth=8, label="warm-up")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        legend_below(figure, handles, columns=len(handles))
+        set_title(figure, findings.training(temperatures, rewards))
         sns.despine(figure)
     return figure
 
@@ -259,7 +264,8 @@ def weight_figure(weights: pd.DataFrame) -> Figure:
             axes.set_ylim(0, None)
         for axes in panels[-1]:
             axes.set_xlabel("candidate temperature")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
+        set_title(figure, findings.weights(weights))
     return figure
 
 
@@ -292,7 +298,8 @@ def convergence_figure(summary: pd.DataFrame, information: Mapping[float, float]
         for axes in panels[0]:
             handles, labels = axes.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, list(legend.values()))
+        set_title(figure, findings.offsets(shown))
     return figure
 
 

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from tampo.meta_policy import sparsemax
+from tampo.paper import findings
 from tampo.paper.figures import PALETTE, style
+from tampo.paper.layout import legend_below, set_title
 from tampo.paper.optimal_temperature import ScoredRollouts, bootstrap_sums, fisher_information
 
 
@@ -171,6 +173,7 @@ def signal_figure(answers: Sequence[Answers], temperatures: Sequence[float]) -> 
     """The mean signal against temperature, scaled to its largest value: a panel for each length of answers."""
     with style():
         figure, panels = plt.subplots(1, len(answers), figsize=(2.5 * len(answers), 2.8), layout="constrained")
+        maxima = []
         for axes, task in zip(np.ravel(panels), answers, strict=True):
             signal = mean_signal(task, temperatures)
             size = np.abs(signal).max()
@@ -193,9 +196,11 @@ def signal_figure(answers: Sequence[Answers], temperatures: Sequence[float]) -> 
             axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
             axes.set_title(f"{task.tokens:,} other tokens\n(1 is {size:.1g})", fontsize="small")
             axes.set_xlabel("temperature T")
+            best = {"signal_at": temperatures[int(signal.argmax())], "reward_at": temperatures[int(rewards.argmax())]}
+            maxima.append({"tokens": task.tokens, "size": size} | best)
         np.ravel(panels)[0].set_ylabel("scaled to 1")
-        handles, labels = np.ravel(panels)[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        legend_below(figure, np.ravel(panels)[0].get_legend_handles_labels()[0], columns=4)
+        set_title(figure, findings.exact_signals(pd.DataFrame(maxima)))
         for axes in np.ravel(panels):
             sns.despine(ax=axes)
     return figure
@@ -218,14 +223,19 @@ def weight_and_bound_figure(information: Mapping[str, float], group: int = 8) ->
         left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         tokens = np.geomspace(10, 10_000, 100)
         for number, (title, per_token) in enumerate(information.items()):
+            look = {"color": PALETTE[number], "marker": "os^D"[number % 4], "ms": 4, "markevery": 33}
             for rate, dashes in ((0.1, "-"), (0.5, "--")):
                 label = f"{title}, {rate:.0%} right"
-                right.plot(tokens, selection_bound(rate, tokens, per_token), dashes, color=PALETTE[number], label=label)
+                right.plot(tokens, selection_bound(rate, tokens, per_token), dashes, label=label, **look)
         right.axhline(0.05, color="0.6", linewidth=0.8)
         right.text(10, 0.047, "half the distance of two candidates", color="0.4", va="top", fontsize="small")
         right.set(xscale="log", yscale="log", xlabel="tokens of an answer", ylabel="largest |mean T* - T|")
         right.set_title("T* of good answers", fontsize="medium")
         left.set_title("Normalised advantages", fontsize="medium")
         right.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        rare, length = np.array([0.01, 0.5]), 1000
+        bound = max((float(selection_bound(0.1, length, value)) for value in information.values()), default=math.nan)
+        ratio = [float(np.divide(*prompt_weight(rare, size))) for size in (None, group)]
+        set_title(figure, findings.prompt_weights(ratio[0], ratio[1], group, bound, length))
         sns.despine(figure)
     return figure

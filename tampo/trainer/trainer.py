@@ -469,13 +469,14 @@ class TAMPOTrainer(GRPOTrainer):
         if self._collection.missing == 0:
             own = self._collection.in_order()
             batch = self.accelerator.gather(own).double().cpu().numpy()  # (N, K + 4) or (N, 2 K + 4)
-            k = len(self._scored_at())
+            scored_at = np.array(self._scored_at())
+            k = len(scored_at)
             self._check_likelihoods(batch[:, :k], own[:, :k])
             self.sampler_gap.finish(self.temperature, self.state.global_step + 1)
             self.importance_weights.finish()
             self.rollout_batch = rollout_batch(
                 batch,
-                np.array(self._scored_at()),
+                scored_at,
                 temperatures=check_temperatures("temperature_candidates", self.args.temperature_candidates),
                 reward=self._reward,
                 temperature=self.temperature,

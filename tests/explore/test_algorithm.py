@@ -20,6 +20,7 @@ from tampo.runs.store import RunStore
 from tampo.tasks.mini import Problem
 from tests.explore.logged import CANDIDATES, STEPS, add_run, add_runs, batches, log_of, wanted
 from tests.helpers import make_project
+from tests.paper.helpers import assert_fits
 
 PARAMS = load_params("smoke")
 
@@ -170,6 +171,8 @@ def test_the_figure_shows_averages_and_probabilities_of_the_step(logs):
     assert following[:, 0].tolist() == [log.loc[4, "temperature"]]  # of step 5
     assert figure.axes[0].get_ylim() == step_figure(replayed, 1).axes[0].get_ylim()
     assert step_figure(replayed, 99).axes[1].get_title() == f"arithmetic, after step {STEPS}"
+    for shown in (replayed, dict([*replayed.items()][:1])):
+        assert_fits(step_figure(shown, 4))
 
 
 def test_the_sentence_is_the_distribution():

@@ -32,7 +32,7 @@ from tests.explore.small_store import (
     take_steps,
 )
 from tests.helpers import make_project
-from tests.paper.helpers import outputs
+from tests.paper.helpers import assert_fits, outputs, title_of
 
 LOGS = {method.title: metrics(method) for method in TRAINED}
 
@@ -60,6 +60,9 @@ def test_heat_map_is_the_log():
     bounds = heat.collections[0].get_coordinates()
     np.testing.assert_allclose(bounds[:2, 0, 1], [0.55, 0.65])
     assert bounds[0, :2, 0].tolist() == [0.5, 1.5]
+    likeliest = CANDIDATES[int(np.argmax(shown[:, -1]))]
+    assert title_of(figure) == f"Likeliest T at the end: {likeliest:g} for TAMPO"
+    assert title_of(policy_figure({"GRPO (T = 0.9)": LOGS["GRPO (T = 0.9)"]})) == "", "no meta-policy"
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -88,10 +91,7 @@ def test_nothing_is_clipped():
     for logs in (LOGS, long | fixed):
         for figure in (policy_figure(logs), curves_figure(logs)):
             png(mark_step(figure, 3))
-            whole = figure.bbox
-            for legend in [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]:
-                box = legend.get_window_extent()
-                assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+            assert_fits(figure)
 
 
 def test_a_marked_step_is_moved():
@@ -111,6 +111,8 @@ def test_likelihood_curves_and_their_optimum(snapshots):
     (star,) = (line for line in left.lines if line.get_marker() == "*")
     assert star.get_xdata()[0] == CANDIDATES[np.argmax(group.loc[2, "log_likelihoods"])]
     assert sum(line.get_marker() == "*" for line in right.lines) == GROUP
+    assert title_of(left.figure).startswith("Median T*: ")
+    assert_fits(left.figure)
     with pytest.raises(ValueError, match="no such rollout"):
         likelihood_figure(snapshot, "sum-1", GROUP + 1)
 

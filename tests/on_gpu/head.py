@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from tampo.meta_policy import DEFAULT_TEMPERATURES
-from tampo.paper.overhead_parts import HeadShape, _Head
+from tampo.paper.overhead_cases import HeadShape
+from tampo.paper.overhead_parts import _Head
 from tampo.trainer.trl_internals import tapped_logits
 from tests.on_gpu.device import DEVICE, ON_GPU, peak_mb
 from tests.on_gpu.report import Report

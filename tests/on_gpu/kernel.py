@@ -123,7 +123,8 @@ def time_of_a_tile(report: Report, title: str) -> None:
 
 
 def against_head(report: Report) -> None:
-    from tampo.paper.overhead_parts import HeadShape, measure_head
+    from tampo.paper.overhead_cases import HeadShape
+    from tampo.paper.overhead_parts import measure_head
 
     rows = measure_head(HeadShape(), 10)
     ratio = (rows["likelihoods"] / rows["head"]).median()

@@ -3,6 +3,8 @@
 import nbformat
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 
 from tampo.paper.experiments import Method
 from tampo.paper.results import Result
@@ -19,6 +21,37 @@ def outputs(path):
             shown["html"] += data.get("text/html", "")
             shown["png"] += "image/png" in data
     return shown
+
+
+def title_of(figure):
+    """The title of a figure in one line."""
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def assert_fits(figure):
+    """Titles, labels of axes and legends lie within the figure, and its title covers no panel and no legend.
+
+    In files and in a notebook texts do not have the same width, since the places of letters are rounded to dots.
+    """
+    for dpi in (72, 200):
+        figure.set_dpi(dpi)
+        _assert_fits(figure)
+
+
+def _assert_fits(figure):
+    figure.draw_without_rendering()
+    legends, panels = figure.findobj(Legend), [axes for axes in figure.findobj(Axes) if axes.get_visible()]
+    texts = [text for axes in panels for text in (axes.title, axes.xaxis.label, axes.yaxis.label)]
+    title = [figure._suptitle] if figure.get_suptitle() else []
+    for artist in [*legends, *title, *(text for text in texts if text.get_text())]:
+        box = artist.get_window_extent().padded(-1)  # a dot may be rounding
+        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        inside = inside and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+        assert inside, f"{artist} at {box.extents} is outside the figure"
+    for text in title:
+        below = [*legends, *(axes.title for axes in panels if axes.get_title()), *panels]
+        for artist in below:
+            assert not text.get_window_extent().overlaps(artist.get_window_extent()), f"{text} covers {artist}"
 
 
 METHODS = (Method("base", "Base model", None), Method("tampo", "TAMPO & co_", {"controller": "tampo"}))

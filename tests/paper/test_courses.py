@@ -12,6 +12,7 @@ from tampo.config import load_params
 from tampo.paper.courses import SHOWN, course_tables, courses_figure
 from tampo.paper.experiments import TRAINED
 from tampo.paper.regret import RegretRuns
+from tests.paper.helpers import assert_fits, title_of
 
 
 class Log:
@@ -57,3 +58,8 @@ def test_the_figure_has_a_column_for_each_regime(tables):
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:3] == ["warm-up", "TAMPO's T, each seed", "mean over seeds"]
     assert labels[-1] == "TAMPO" and len(labels) == 8
+    assert title_of(figure) == (
+        "TAMPO's mean T at the end: 1.40 for facts, 1.40 for arithmetic; "
+        "highest reward at T = 1: TAMPO, 0.40 (facts); TAMPO, 0.40 (arithmetic)"
+    )
+    assert_fits(figure)

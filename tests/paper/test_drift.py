@@ -29,6 +29,7 @@ from tampo.paper.study_tables import cells
 from tampo.tasks.lookups import unlocking_stage
 from tampo.tasks.mini import make_problems
 from tampo.tasks.stages import staged
+from tests.paper.helpers import assert_fits, title_of
 
 COLD, RULE = Method("fixed-0.9", "Cold"), Method("tampo", "TAMPO")
 STEPS = 120  # three stages of 40
@@ -175,6 +176,8 @@ def test_the_figure_marks_the_stages(result):
         assert dotted == [40.5, 80.5]
         assert len(axes.lines) == 2 * 3 + 2, "a piece for each stage"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Cold", "TAMPO"]
+    assert title_of(figure).startswith("TAMPO's mean T by stage: 0.80, ")
+    assert_fits(figure)
     plt.close(figure)
 
 

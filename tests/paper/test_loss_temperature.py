@@ -16,6 +16,7 @@ from tampo.paper.experiments import EXPERIMENTS, LOSS_TEMPERATURE_ROWS, loss_job
 from tampo.paper.loss_temperature import PAIRS, loss_figure, loss_rows, loss_table, run_loss, weight_summary
 from tampo.paper.reproduce import choose, needed_jobs
 from tampo.runs.store import RunStore
+from tests.paper.helpers import assert_fits, title_of
 
 SAMPLES = 8
 
@@ -143,4 +144,6 @@ def test_the_figure_has_every_difference(results):
         assert np.concatenate(drawn).tolist() == pytest.approx(expected.tolist())
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [pair[0].title for pair in PAIRS]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["arithmetic", "facts"]
+    assert title_of(figure).startswith("Loss at T = 1 minus loss at the sampling T, Pass@1 in points: ")
+    assert_fits(figure)
     plt.close(figure)

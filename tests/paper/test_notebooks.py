@@ -1,6 +1,7 @@
 """Every notebook runs headless at smoke scale, refuses what it does not know, and is kept clean in git."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,7 @@ from tampo.cli import main
 from tampo.config import load_params
 from tampo.paper import reference
 from tampo.paper.experiments import EXPERIMENTS
+from tampo.paper.overhead_summary import START_GOALS
 from tampo.paper.reproduce import reproduce
 from tampo.runs.pipeline import evaluate
 from tampo.runs.provenance import provenance
@@ -74,6 +76,10 @@ def test_make_smoke(project, capsys, monkeypatch):
     assert curves["correct"].nunique() == 2, "the problem is one that is solved now and then"
     weights = pd.read_csv(studies / "study_likelihood.weights.summary.csv").set_index(["likelihood", "length"])
     assert weights.loc[("sum", 3000), "support_mean"] < 3 < weights.loc[("mean", 3000), "support_mean"]
+    starts = pd.read_csv(studies / "overhead.starts.csv")
+    assert starts["seconds"].between(0, 60).all()
+    assert starts["case"].nunique() == len(starts) == 5
+    assert set(START_GOALS) <= set(starts["case"])
     for name in ("fig2", "fig3", "fig4", "fig5", "fig6"):
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (figures / f"{name}.png").stat().st_size > 20_000
@@ -151,4 +157,35 @@ def test_kept_clean(path):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert max(len(cell.source.splitlines()) for cell in code) <= 20
-    assert notebook.cells[0].cell_type == "markdown"
+
+
+def minutes_of_readme():
+    """{notebook: minutes at the mini scale} of README's table, whose rows may have several notebooks."""
+    found = {}
+    for row in re.findall(r"^\| \[.*\.ipynb\).*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE):
+        names, numbers = re.findall(r"\[(\w+)\]\(notebooks/", row), re.findall(r"\d+", row.split("|")[-2])
+        found |= dict(zip(names, numbers * (len(names) // len(numbers)), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_opens_with_its_subject_its_time_and_its_executed_copy(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    words = " ".join(first.source.split())
+    (minutes,) = re.findall(r"\*\*Time\*\* on two cores[^:]*: (\d+) minutes?\b", words)
+    assert minutes == minutes_of_readme()[path.stem]
+    assert ("`smoke`" in words) or "the same at every scale" in words
+    (copy,) = re.findall(r"\[Here it is executed\]\(\.\./([^)]*)\)", words)
+    assert copy == f"results/reference/mini/notebooks/{path.name}"
+    if (ROOT / "results/reference/mini" / EXPERIMENTS[path.stem].section / f"{path.stem}.manifest.json").exists():
+        assert (ROOT / copy).is_file()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outside_the_environment_it_says_what_to_install(path, monkeypatch):
+    code = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    exec(code, {})  # here all is there
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tampo" else object())
+    with pytest.raises(ImportError, match=r"This kernel lacks tampo\. .* run: pip install -c .ci/constraints.txt -e "):
+        exec(code, {})

@@ -9,7 +9,8 @@ import trl
 
 from tampo.config import load_params
 from tampo.paper import overhead as module
-from tampo.paper.overhead import CASES, PARTS, Stopwatch, measure_steps
+from tampo.paper.overhead import Stopwatch, measure_steps
+from tampo.paper.overhead_cases import CASES, PARTS
 from tampo.paper.overhead_summary import outer_loop_ratio, ratio, step_ratio
 from tampo.paper.peak_memory import peak_memory
 from tampo.trainer.trl_internals import LogitRecorder

@@ -8,6 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tampo.paper.entries import read_entries
+from tampo.paper.notebook_page import notebook_page, relink
 from tampo.paper.pages import readme
 from tampo.paper.pictures import PICTURES
 from tests.helpers import ROOT
@@ -115,6 +116,22 @@ def test_a_notebook_is_a_page_of_its_own(folder):
     assert page.find("meta", {"http-equiv": "Content-Security-Policy"})["content"].startswith("script-src 'none'")
     drawn = BeautifulSoup((folder / "notebooks" / "fig3.html").read_text(), "html.parser").find("img")
     assert drawn["src"].startswith("data:image/png;base64,") and "Figure 3: temperatures" in drawn["alt"]
+
+
+def test_links_of_an_executed_notebook_lead_from_its_place(folder, tmp_path):
+    path = tmp_path / "notebooks" / "table1.ipynb"
+    path.parent.mkdir()
+    for name in ("table1", "fig3"):
+        (path.parent / f"{name}.ipynb").write_bytes((folder / "notebooks" / f"{name}.ipynb").read_bytes())
+    relink(path)
+    text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    assert "[fig3](fig3.ipynb)" in text
+    assert "](../../../../notebooks/regret.ipynb)" in text and "](../../../../params/mini.yaml)" in text
+    once = path.read_bytes()
+    relink(path)
+    assert path.read_bytes() == once
+    page = BeautifulSoup(notebook_page(path), "html.parser")
+    assert {"fig3.html", "../../../../params/mini.yaml"} <= {link["href"] for link in page.find_all("a")}
 
 
 def test_nothing_comes_from_elsewhere(folder):

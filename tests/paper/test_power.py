@@ -21,6 +21,7 @@ from tampo.paper.power import (
     settling_table,
     simulate_average,
 )
+from tests.paper.helpers import assert_fits, title_of
 
 
 @given(st.floats(0.1, 0.9), st.floats(0.1, 50))
@@ -99,8 +100,10 @@ def test_what_settles_it_costs_what_is_planned():
 
 
 def test_figure_has_a_line_for_each_number_of_samples_and_comparison():
-    axes = power_figure(power_table(published_rates("tampo"), 1.9, 0.5)).axes[0]
-    assert len(axes.get_legend().get_texts()) == 6
+    figure = power_figure(power_table(published_rates("tampo"), 1.9, 0.5))
+    assert len(figure.axes[0].get_legend().get_texts()) == 6
+    assert title_of(figure).startswith("Seeds for 80 % power, same problems: ")
+    assert_fits(figure)
 
 
 def test_power_without_an_effect_is_the_level():

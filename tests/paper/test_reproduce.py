@@ -8,8 +8,8 @@ import pytest
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.paper import reproduce as module
-from tampo.paper.experiments import EXPERIMENTS, TABLE4, Experiment
-from tampo.paper.reproduce import NotebookFailed, execute, needed_jobs, reproduce
+from tampo.paper.experiments import EXPERIMENTS, Experiment
+from tampo.paper.reproduce import NotebookFailed, execute, reproduce
 from tampo.runs.provenance import write_manifest
 from tests.helpers import make_project
 
@@ -34,12 +34,6 @@ def test_experiments_have_each_run_that_they_show():
     assert len(EXPERIMENTS["study_evaluation"].jobs(params)) == 3 * (1 + 2 * 5)
     temperatures = {job.evaluation.eval_temperature for job in EXPERIMENTS["study_evaluation"].jobs(params)}
     assert temperatures == {0.6, 1.0, 1.4}
-
-
-def test_runs_have_the_settings_of_the_notebook():
-    experiment = Experiment("table4", TABLE4, settings={"eval_samples": 5})
-    (job,) = needed_jobs([experiment], "mini", load_params("mini", {"seeds": [0]}))
-    assert job.evaluation.eval_samples == 5
 
 
 def test_all_runs_are_made_at_once_and_before_the_notebooks(monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from tampo.paper.experiments import REGRET_FIXED, REGRET_ROWS
 from tampo.paper.regret import RegretRuns
 from tampo.paper.signals import GAIN, PHASES, SIGNALS, agreement, signal_table, signals_figure
+from tests.paper.helpers import assert_fits, title_of
 
 REWARD, PAIRS, ADVANTAGE = (title for title, *_ in SIGNALS)
 GRID = (0.6, 0.9, 1.5)
@@ -86,3 +87,5 @@ def test_the_figure_has_a_panel_for_each_third(runs):
     assert [axes.get_title() for axes in figure.axes] == [f"{r}, {p}" for r in ("facts", "other") for p in PHASES]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [REWARD, PAIRS, ADVANTAGE, GAIN]
     assert all(-0.01 <= y <= 1.01 for axes in figure.axes for line in axes.lines for y in line.get_ydata())
+    assert title_of(figure).startswith("Rank correlation of a signal with the gain, mean of panels: from -1.00 for ")
+    assert_fits(figure)

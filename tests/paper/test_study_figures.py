@@ -12,11 +12,13 @@ from scipy import stats
 
 from tampo.paper.experiments import CONTROLLER_ROWS, REGRET_ROWS, TABLE1, Method
 from tampo.paper.optimal_temperature import convergence, convergence_summary, fisher_information, weight_table
+from tampo.paper.replay import REPLAY
 from tampo.paper.results import Result
 from tampo.paper.study_figures import (
     best_evaluation,
     comparison_figure,
     convergence_figure,
+    difference_figure,
     evaluation_figure,
     explained_by_temperature,
     sampled_temperatures,
@@ -25,6 +27,7 @@ from tampo.paper.study_figures import (
     training_summary,
     weight_figure,
 )
+from tests.paper.helpers import assert_fits, title_of
 from tests.trainer.two_token_rollouts import CANDIDATES, make_rollouts
 
 METHODS = (
@@ -76,6 +79,8 @@ def test_temperatures_of_every_seed_in_order(result):
     assert shown == ["Controller A", "TAMPO"]
     *_, thick = figure.axes[0].lines
     assert thick.get_ydata().tolist() == [0.9] * 15 + [1.2] * 25, "a schedule is not smoothed"
+    assert title_of(figure) == "Mean sampling temperature: 1.09 for both"
+    assert_fits(figure)
     plt.close(figure)
 
 
@@ -86,6 +91,8 @@ def test_dots_are_the_values(result):
         dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D")]
         assert dots == pytest.approx(training["value"].tolist())
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Controller A", "TAMPO"]
+    assert title_of(figure).startswith("Highest Pass@1: TAMPO, ")
+    assert_fits(figure)
     plt.close(figure)
 
 
@@ -114,7 +121,10 @@ def test_evaluation_figure_says_what_it_shows():
         for metric in ("avg@8", "pass@8")
         for t in (0.6, 1.0)
     ]
-    left, right = evaluation_figure(pd.DataFrame(rows), ("avg@8", "pass@8")).axes
+    figure = evaluation_figure(pd.DataFrame(rows), ("avg@8", "pass@8"))
+    assert title_of(figure) == "Highest avg@8 at T = 0.6: one, 5.0 %; at T = 1: one, 5.0 %"
+    assert_fits(figure)
+    left, right = figure.axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("average avg@8, %", "average Pass@8, %")
     assert len(left.containers) == 2
 
@@ -126,6 +136,8 @@ def test_weights_have_a_panel_for_each_length_and_likelihood():
     assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["weight (sum, Eq. 8)", "weight (mean, Eq. 6)"]
     for axes in figure.axes:
         assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(1)
+    assert title_of(figure).startswith(f"Candidates with a weight (of {len(CANDIDATES)}) at 30 and 3,000 tokens: ")
+    assert_fits(figure)
 
 
 def test_convergence_has_a_panel_for_each_temperature():
@@ -135,6 +147,8 @@ def test_convergence_has_a_panel_for_each_temperature():
     assert [axes.get_title() for axes in figure.axes] == ["sampled at T = 0.9", "sampled at T = 1.5"]
     assert figure.axes[0].get_xscale() == "log"
     assert len(figure.legends[0].get_texts()) == 5
+    assert title_of(figure).startswith("|Median of T* - T| is at most ")
+    assert_fits(figure)
 
 
 def test_comparison_of_training_runs():
@@ -149,6 +163,16 @@ def test_comparison_of_training_runs():
     figure = comparison_figure(temperatures, rewards, 3)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "warm-up"]
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [1, 2]
+    assert title_of(figure) == "Mean T at the end: from 1.00 for a to 2.00 for b; reward: from 1.00 for a to 2.00 for b"
+    assert_fits(figure)
+
+
+def test_differences_have_a_line_for_each_row():
+    rows = [("Random", 2.0, 0.5, 3.5), (REPLAY.title, 0.3, -0.5, 1.1)]
+    figure = difference_figure(pd.DataFrame(rows, columns=["rival", "difference", "low", "high"]), "points")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Random", REPLAY.title]
+    assert title_of(figure).endswith("; minus its replays in points: +0.3 (-0.5 to +1.1)")
+    assert_fits(figure)
 
 
 def scores_of(values, metric="avg@8", benchmark="Average", **more):

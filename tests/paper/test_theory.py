@@ -22,6 +22,7 @@ from tampo.paper.theory import (
     virtual_grid,
     weight_and_bound_figure,
 )
+from tests.paper.helpers import assert_fits, title_of
 
 GRID = np.array(DEFAULT_TEMPERATURES)
 
@@ -148,5 +149,13 @@ def test_information_is_that_of_the_logits():
 
 
 def test_figure_has_a_panel_for_each_length():
-    assert len(signal_figure([Answers(2.0, n) for n in (0, 30, 300)], GRID).axes) == 3
-    assert len(weight_and_bound_figure({"a model": 0.3}).axes) == 2
+    signals = signal_figure([Answers(2.0, n) for n in (0, 30, 300)], GRID)
+    assert len(signals.axes) == 3
+    assert title_of(signals).startswith("The signal is highest where J is in 3 of 3 panels; ")
+    bounds = weight_and_bound_figure({"a model": 0.3})
+    assert len(bounds.axes) == 2
+    # 1 / sqrt(p (1 - p)) is 10.05 at 1 % and 2 at 50 %; sqrt(0.9 / 0.1) / sqrt(1000 * 0.3) is 0.173.
+    assert title_of(bounds).startswith("A change at p = 1 % counts 5.0 times as much as at 50 % in large groups, ")
+    assert title_of(bounds).endswith("|mean T* - T| of 1,000 tokens is at most 0.17")
+    for figure in (signals, bounds):
+        assert_fits(figure)

@@ -1,6 +1,7 @@
-"""Run by test_faults: a training run and its evaluation, killed at the n-th call of a function.
+"""Run by test_faults: a training run and its evaluation, killed several times, each at the n-th call of a function.
 
-Arguments: the store's folder, the parameters as JSON, and [name in POINTS, number of the call] as JSON, or null.
+Arguments: the store's folder, the parameters as JSON, and a list of [name in POINTS, number of the call] as JSON. Each
+is a run in a fork of this process, which has imported all already. Without any, it runs itself, to the end.
 """
 
 import importlib
@@ -8,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,10 +59,26 @@ def kill_at(point: str, call: int) -> None:
     setattr(owner, name, counting)
 
 
+def killed_at(point: str, call: int, run: Callable[[], object]) -> None:
+    """Fork a run. Raises RuntimeError if it is not killed at this call."""
+    if (child := os.fork()) == 0:
+        kill_at(point, call)
+        run()
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if ended != -signal.SIGKILL:
+        raise RuntimeError(f"{point}, call {call}: not killed, but ended with {ended}.")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     training.CHECKPOINT_STEPS = 2
-    params, point = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
-    if point:
-        kill_at(*point)
-    evaluate(RunStore(Path(sys.argv[1])), params.evaluation(), params.model, params.training())
+    params, points = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
+
+    def run() -> None:
+        evaluate(RunStore(Path(sys.argv[1])), params.evaluation(), params.model, params.training())
+
+    for point in points:
+        killed_at(*point, run)
+    if not points:
+        run()
