@@ -252,13 +252,10 @@ def courses(temperatures: Mapping[str, pd.DataFrame], rewards: Mapping[str, pd.D
     `temperatures` and `rewards` are from `tampo.paper.courses.course_tables`.
     """
     drawn = {r: curve[~curve["warmup"]].groupby("step")["temperature"].mean() for r, curve in temperatures.items()}
-    means = [f"{t[:window].mean():.2f} and {t[-window:].mean():.2f} ({r})" for r, t in drawn.items() if len(t)]
-    found = {regime: best(_at_end(curves, "smoothed_at_1")) for regime, curves in rewards.items()}
-    highest = [f"{text} ({regime})" for regime, text in found.items() if text]
-    return joined(
-        _after(f"{TAMPO}'s mean T in the first and the last {window} steps after the warm-up", ", ".join(means)),
-        _after("highest reward at T = 1", "; ".join(highest)),
-    )
+    means = [f"from {t[:window].mean():.2f} to {t[-window:].mean():.2f} in {r}" for r, t in drawn.items() if len(t)]
+    ends = {regime: _at_end(curves, "smoothed_at_1").dropna() for regime, curves in rewards.items()}
+    highest = [f"{end.idxmax()} in {regime}" for regime, end in ends.items() if len(end)]
+    return joined(_after(f"{TAMPO}'s mean T", ", ".join(means)), _after("highest reward at T = 1", ", ".join(highest)))
 
 
 def signals(agreement: pd.DataFrame) -> str:

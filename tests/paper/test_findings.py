@@ -247,14 +247,13 @@ def test_courses_of_two_regimes():
         "facts": curves_of("smoothed_at_1", {"TAMPO": 0.3, "a": 0.2}),
         "sums": curves_of("smoothed_at_1", {"TAMPO": 0.3, "a": 0.5}),
     }
-    expected = "TAMPO's mean T in the first and the last 2 steps after the warm-up: "
-    expected += "1.15 and 0.85 (facts), 1.30 and 1.30 (sums)"
-    highest = "highest reward at T = 1: TAMPO, 0.30 (facts); a, 0.50 (sums)"
+    expected = "TAMPO's mean T: from 1.15 to 0.85 in facts, from 1.30 to 1.30 in sums"
+    highest = "highest reward at T = 1: TAMPO in facts, a in sums"
     assert findings.courses(temperatures, rewards, 2) == f"{expected}; {highest}"
     unknown = {regime: curve.assign(smoothed_at_1=NAN) for regime, curve in rewards.items()}
     assert findings.courses(temperatures, unknown, 2) == expected
     warm = {"facts": curve[curve["warmup"]]}
-    assert findings.courses(warm, {"facts": rewards["facts"]}, 2) == "highest reward at T = 1: TAMPO, 0.30 (facts)"
+    assert findings.courses(warm, {"facts": rewards["facts"]}, 2) == "highest reward at T = 1: TAMPO in facts"
 
 
 def test_agreement_of_signals():
