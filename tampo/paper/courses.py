@@ -62,7 +62,7 @@ def courses_figure(temperatures: Mapping[str, pd.DataFrame], rewards: Mapping[st
         grid[1, 0].set_ylabel(f"reward at T = 1,\nmean of {WINDOW} steps")
         handles = [handle for axes in grid[:, 0] for handle in axes.get_legend_handles_labels()[0]]
         legend_below(figure, handles, columns=4)
-        set_title(figure, findings.courses(temperatures, rewards))
+        set_title(figure, findings.courses(temperatures, rewards, WINDOW))
         sns.despine(figure)
     return figure
 

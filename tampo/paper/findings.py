@@ -246,16 +246,16 @@ def pass_curves(curves: pd.DataFrame, ours: str, theirs: str) -> str:
     return _after(f"Pass@k of {ours} is above that of the {theirs[0].lower()}{theirs[1:]}", ", ".join(found), " ")
 
 
-def courses(temperatures: Mapping[str, pd.DataFrame], rewards: Mapping[str, pd.DataFrame]) -> str:
-    """TAMPO's temperature and the best row at the end in each regime; from `tampo.paper.courses.course_tables`."""
-    ends = {regime: _at_end(curve.assign(title=TAMPO), "mean") for regime, curve in temperatures.items()}
-    means = [f"{mean.iloc[0]:.2f} for {regime}" for regime, mean in ends.items() if mean.notna().any()]
-    found = {regime: best(_at_end(curves, "smoothed_at_1")) for regime, curves in rewards.items()}
-    highest = [f"{text} ({regime})" for regime, text in found.items() if text]
-    return joined(
-        _after(f"{TAMPO}'s mean T at the end", ", ".join(means)),
-        _after("highest reward at T = 1", "; ".join(highest)),
-    )
+def courses(temperatures: Mapping[str, pd.DataFrame], rewards: Mapping[str, pd.DataFrame], window: int) -> str:
+    """TAMPO's mean temperature over `window` steps after the warm-up and at the end, and the best row, by regime.
+
+    `temperatures` and `rewards` are from `tampo.paper.courses.course_tables`.
+    """
+    drawn = {r: curve[~curve["warmup"]].groupby("step")["temperature"].mean() for r, curve in temperatures.items()}
+    means = [f"from {t[:window].mean():.2f} to {t[-window:].mean():.2f} in {r}" for r, t in drawn.items() if len(t)]
+    ends = {regime: _at_end(curves, "smoothed_at_1").dropna() for regime, curves in rewards.items()}
+    highest = [f"{end.idxmax()} in {regime}" for regime, end in ends.items() if len(end)]
+    return joined(_after(f"{TAMPO}'s mean T", ", ".join(means)), _after("highest reward at T = 1", ", ".join(highest)))
 
 
 def signals(agreement: pd.DataFrame) -> str:

@@ -59,7 +59,7 @@ def test_the_figure_has_a_column_for_each_regime(tables):
     assert labels[:3] == ["warm-up", "TAMPO's T, each seed", "mean over seeds"]
     assert labels[-1] == "TAMPO" and len(labels) == 8
     assert title_of(figure) == (
-        "TAMPO's mean T at the end: 1.40 for facts, 1.40 for arithmetic; "
-        "highest reward at T = 1: TAMPO, 0.40 (facts); TAMPO, 0.40 (arithmetic)"
+        "TAMPO's mean T: from 1.40 to 1.40 in facts, from 1.40 to 1.40 in arithmetic; "
+        "highest reward at T = 1: TAMPO in facts, TAMPO in arithmetic"
     )
     assert_fits(figure)

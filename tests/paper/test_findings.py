@@ -239,19 +239,21 @@ def test_pass_curves():
 
 
 def test_courses_of_two_regimes():
-    temperatures = {"facts": curves_of("mean", {"TAMPO": 1.2}), "sums": curves_of("mean", {"TAMPO": 0.7})}
+    facts = [(0, 1, 1.0, True), (0, 2, 1.4, False), (1, 2, 1.2, False), (0, 3, 1.0, False), (0, 4, 0.7, False)]
+    columns = ["seed", "step", "temperature", "warmup"]
+    curve = pd.DataFrame(facts, columns=columns)
+    temperatures = {"facts": curve, "sums": curve[curve["step"] < 3]}
     rewards = {
         "facts": curves_of("smoothed_at_1", {"TAMPO": 0.3, "a": 0.2}),
         "sums": curves_of("smoothed_at_1", {"TAMPO": 0.3, "a": 0.5}),
     }
-    without = {regime: curve.drop(columns="title") for regime, curve in temperatures.items()}
-    expected = "TAMPO's mean T at the end: 1.20 for facts, 0.70 for sums"
-    assert (
-        findings.courses(without, rewards)
-        == f"{expected}; highest reward at T = 1: TAMPO, 0.30 (facts); a, 0.50 (sums)"
-    )
+    expected = "TAMPO's mean T: from 1.15 to 0.85 in facts, from 1.30 to 1.30 in sums"
+    highest = "highest reward at T = 1: TAMPO in facts, a in sums"
+    assert findings.courses(temperatures, rewards, 2) == f"{expected}; {highest}"
     unknown = {regime: curve.assign(smoothed_at_1=NAN) for regime, curve in rewards.items()}
-    assert findings.courses(without, unknown) == expected
+    assert findings.courses(temperatures, unknown, 2) == expected
+    warm = {"facts": curve[curve["warmup"]]}
+    assert findings.courses(warm, {"facts": rewards["facts"]}, 2) == "highest reward at T = 1: TAMPO in facts"
 
 
 def test_agreement_of_signals():
