@@ -256,10 +256,10 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
             p.name for p in (ROOT / name).iterdir() if p.name[0] != "."
         }
     assert "exists already" in run([bin_ / "tampo", "init", str(work)], empty, status=2)
-    command = [bin_ / "python", "-m", "papermill", "notebooks/table4.ipynb", "out.ipynb", "-p", "params", "smoke"]
+    command = [bin_ / "python", "-m", "papermill", "notebooks/fig2.ipynb", "out.ipynb", "-p", "params", "smoke"]
     run(command, work)
-    assert (work / "results" / "smoke" / "tables" / "table4.md").is_file()
-    assert str(work / "results") not in (work / "results" / "smoke" / "tables" / "table4.manifest.json").read_text()
+    assert (work / "results" / "smoke" / "figures" / "fig2.png").is_file()
+    assert str(work / "results") not in (work / "results" / "smoke" / "figures" / "fig2.manifest.json").read_text()
 
 
 def test_numpy_alone_gives_the_method(wheel, tmp_path):

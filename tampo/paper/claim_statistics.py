@@ -11,6 +11,7 @@ from tampo.paper.experiments import FIXED
 from tampo.paper.figures import WINDOW
 from tampo.paper.published_results import TABLES
 from tampo.paper.results import Result, differences, identical_trainings, score_arrays
+from tampo.paper.tables import metric_title
 from tampo.stats import Estimate, deviation_interval, mean_interval
 
 FIXED_KEYS = tuple(method.key for method in FIXED)
@@ -105,7 +106,7 @@ def pass_1_metric(scores: pd.DataFrame) -> str:
 
 def _title(metric: str, measured: str) -> str:
     samples = f" (all {measured.removeprefix('avg@')} samples)" if measured.startswith("avg@") else ""
-    return metric.replace("pass", "Pass") + samples
+    return metric_title(metric) + samples
 
 
 def best_or_second(result: Result) -> Claim:

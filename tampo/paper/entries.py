@@ -11,13 +11,12 @@ from typing import Any
 from tampo.paper.claims import TIME_CLAIM
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.notebook_page import title_and_intro
-from tampo.paper.outputs import SECTIONS, manifest_name, read_manifests
+from tampo.paper.outputs import DPI, SECTIONS, manifest_name, read_manifests
 from tampo.paper.pictures import PICTURES
 from tampo.paper.study_tables import with_interval
 from tampo.runs.provenance import MANIFEST_ENDING
 
-# Pixels per inch of the pictures, which `tampo.paper.figures` writes, and of a page.
-_DPI, _INCH = 200, 96
+_INCH = 96  # pixels of a page
 # Notebooks that decide claims whose source is neither a table nor a figure.
 _DECIDED_BY = {"Section 4.2": ("table1",), "Appendix E": ("fig5", "fig6")}
 
@@ -116,7 +115,7 @@ def _picture(path: Path, otherwise: str) -> Picture:
     with open(path, "rb") as file:
         width, height = struct.unpack(">II", file.read(24)[16:])  # where every PNG has them
     shows = PICTURES.get(path.stem, otherwise)
-    return Picture(f"{path.parent.name}/{path.name}", shows, width * _INCH // _DPI, height * _INCH // _DPI)
+    return Picture(f"{path.parent.name}/{path.name}", shows, width * _INCH // DPI, height * _INCH // DPI)
 
 
 def read_claims(folder: Path) -> list[Claim]:

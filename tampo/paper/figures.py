@@ -24,8 +24,8 @@ from pandas.api.typing import Rolling
 from tampo.files import atomic_path
 from tampo.paper import findings
 from tampo.paper.experiments import Method
-from tampo.paper.layout import DPI, legend_below, set_title
-from tampo.paper.outputs import manifest_name
+from tampo.paper.layout import legend_below, set_title
+from tampo.paper.outputs import DPI, manifest_name
 from tampo.paper.results import Result
 from tampo.paper.tables import write_texts
 

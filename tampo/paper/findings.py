@@ -11,6 +11,7 @@ import pandas as pd
 
 from tampo.paper.replay import REPLAY
 from tampo.paper.study_tables import average_rows, with_interval
+from tampo.paper.tables import metric_title
 from tampo.stats import Estimate
 
 TAMPO = "TAMPO"  # its title in tables and figures
@@ -156,11 +157,6 @@ def evaluation(summary: pd.DataFrame, metric: str) -> str:
         for temperature, part in average.groupby("eval_temperature")
     ]
     return _after(f"Highest {metric_title(metric)}", joined(*found), " ")
-
-
-def metric_title(metric: str) -> str:
-    """A metric as figures write it: "pass@8" is Pass@8."""
-    return metric.replace("pass", "Pass")
 
 
 def scores(table: pd.DataFrame, metric: str) -> str:

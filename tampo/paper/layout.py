@@ -10,8 +10,9 @@ from matplotlib.container import Container
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 
-DPI = 200  # dots per inch of files
-_SCREEN = 72  # and of a notebook
+from tampo.paper.outputs import DPI
+
+_SCREEN = 72  # dots per inch of a figure in a notebook; `DPI` is of files
 _LONGEST = 90  # characters of a line of a title
 _SHARE = 0.98  # of the figure's width that a title may take
 _ENDS = {".": 2, ";": 2, ",": 1}  # how well a line ends

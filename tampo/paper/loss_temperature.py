@@ -20,6 +20,7 @@ from tampo.paper.figures import PALETTE, style, training_logs
 from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import KS, Result, collect, differences, pass_scores, summarise
 from tampo.paper.study_tables import average_rows, difference_columns, with_p
+from tampo.paper.tables import metric_title
 from tampo.runs.jobs import print_line, run_jobs
 from tampo.runs.store import RunStore
 from tampo.stats import mean_interval
@@ -121,7 +122,7 @@ def loss_figure(table: pd.DataFrame) -> Figure:
                 bars = (found["difference"] - found["low"], found["high"] - found["difference"])
                 look = {"fmt": _MARKERS[number % len(_MARKERS)], "color": PALETTE[number], "ms": 5, "elinewidth": 1.2}
                 axes.errorbar(found["difference"], y, xerr=bars, label=regime, **look)
-            axes.set(xlabel=f"{findings.metric_title(metric)}, points", ylim=(len(titles) - 0.5, -0.5))
+            axes.set(xlabel=f"{metric_title(metric)}, points", ylim=(len(titles) - 0.5, -0.5))
             sns.despine(ax=axes)
         panels[0, 0].set_yticks(range(len(titles)), titles)
         set_title(figure, findings.loss(table))
@@ -135,7 +136,7 @@ def loss_rows(table: pd.DataFrame) -> pd.DataFrame:
         {
             "regime": table["regime"],
             "row": table["title"],
-            "metric": table["metric"].str.replace("pass", "Pass"),
+            "metric": table["metric"].map(metric_title),
             "loss at T, %": table["sampling"].map("{:.1f}".format),
             "loss at 1, %": table["one"].map("{:.1f}".format),
             "difference, points": [

@@ -72,13 +72,16 @@ def relink(path: Path) -> None:
 
 
 def notebook_page(path: Path) -> str:
-    """The executed notebook `path`, of a reference's folder notebooks/, as HTML with its pictures inside."""
+    """The executed notebook `path`, of a reference's folder notebooks/, as HTML with its pictures inside.
+
+    Its links lead from there already (`relink`).
+    """
     from nbconvert import HTMLExporter  # takes seconds, which commands that write no page need not wait for
 
     notebook = nbformat.read(path, as_version=4)
     title, _ = title_and_intro(path)
     notebook.metadata.pop("widgets", None)
-    _change_links(notebook, lambda link: _page(_target(link, path), path))
+    _change_links(notebook, lambda link: re.sub(r"^([^/]+)\.ipynb$", r"\1.html", link))  # a page beside this one
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not set(_LIVE) & set(output.get("data", ()))]
@@ -119,8 +122,3 @@ def _target(link: str, notebook: Path) -> str:
     if link.startswith("../"):
         return _TOP + link.removeprefix("..")
     return link if (notebook.parent / link).is_file() else f"{_TOP}/notebooks/{link}"
-
-
-def _page(link: str, notebook: Path) -> str:
-    """The page of an executed notebook beside this one, in place of the notebook."""
-    return re.sub(r"\.ipynb$", ".html", link) if (notebook.parent / link).parent == notebook.parent else link

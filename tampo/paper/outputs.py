@@ -15,6 +15,7 @@ from tampo.project import project_root, scale_folder
 from tampo.runs.provenance import MANIFEST_ENDING
 from tampo.runs.store import read_json
 
+DPI = 200  # dots per inch of the pictures
 OUTPUT_VARIABLE = "TAMPO_OUTPUT_DIR"
 # Of a reference, beside its sections: the small part of its records, and what it is.
 ARCHIVE, ABOUT = "records.zip", "reference.json"

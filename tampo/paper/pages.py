@@ -16,7 +16,7 @@ from markupsafe import Markup
 from tampo.files import write_text
 from tampo.paper.claims import CANNOT_TELL, FAILS, HOLDS, NOT_TESTABLE
 from tampo.paper.entries import Claim, Entry, read_claims, read_entries, unique
-from tampo.paper.notebook_page import TEMPLATES, clean_table, notebook_page
+from tampo.paper.notebook_page import TEMPLATES, clean_table, notebook_page, relink
 from tampo.paper.outputs import ARCHIVE, SECTIONS
 from tampo.runs.hardware import describe
 
@@ -24,7 +24,7 @@ _TITLES = {"tables": "Tables", "figures": "Figures", "studies": "Studies"}
 
 
 def write_pages(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write README.md, index.html and notebooks/*.html into the folder of a reference.
+    """Write README.md, index.html and notebooks/*.html into the folder of a reference; `relink` its notebooks.
 
     Args:
         folder: Has all else.
@@ -35,6 +35,7 @@ def write_pages(folder: Path, about: Mapping[str, Any]) -> None:
     write_text(folder / "index.html", index_page(folder, about, entries))
     for entry in entries:
         path = folder / "notebooks" / f"{entry.name}.ipynb"
+        relink(path)
         write_text(path.with_suffix(".html"), notebook_page(path))
 
 

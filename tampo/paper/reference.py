@@ -17,7 +17,6 @@ from filelock import FileLock
 from tampo.config import ConfigError, Params, load_params
 from tampo.files import write_json, write_text
 from tampo.paper.experiments import EXPERIMENTS
-from tampo.paper.notebook_page import relink
 from tampo.paper.outputs import (
     ABOUT,
     ARCHIVE,
@@ -143,8 +142,6 @@ def _complete(new: Path, name: str, notebooks: Sequence[Path], params: Params, s
 def _finish(new: Path, name: str, notebooks: Sequence[Path], about: dict[str, Any]) -> None:
     for path in notebooks:  # papermill writes where it wrote to
         write_text(path, path.read_text(encoding="utf-8").replace(f"/{new.name}/", f"/{name}/"))
-    for path in new.glob("notebooks/*.ipynb"):  # a link from one to another is to be there
-        relink(path)
     write_json(new / ABOUT, about)
     write_pages(new, about)
 

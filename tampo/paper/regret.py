@@ -261,13 +261,13 @@ def pass_curves(runs: RegretRuns, regime: str, methods: tuple[str, ...] = ("tamp
     return pd.DataFrame(rows)
 
 
-def pass_figure(runs: RegretRuns) -> Figure:
-    """`pass_curves` of every regime, a panel for each."""
+def pass_figure(table: pd.DataFrame) -> Figure:
+    """`pass_curves` of every regime, a panel for each; `table` has them with a column regime."""
     with style():
-        count = len(runs.regimes)
+        by_regime = list(table.groupby("regime", sort=False))
+        count = len(by_regime)
         figure, panels = plt.subplots(1, count, figsize=(2.9 * count, 3.4), layout="constrained", squeeze=False)
-        tables = {regime: pass_curves(runs, regime) for regime in runs.regimes}
-        for axes, (regime, curves) in zip(panels[0], tables.items(), strict=True):
+        for axes, (regime, curves) in zip(panels[0], by_regime, strict=True):
             best = ""
             for number, ((title, curve), marker) in enumerate(
                 zip(curves.groupby("title", sort=False), "os^D", strict=False)
@@ -283,8 +283,7 @@ def pass_figure(runs: RegretRuns) -> Figure:
             sns.despine(ax=axes)
         panels[0][0].set_ylabel("Pass@k, %")
         legend_below(figure, panels[0][0].get_legend_handles_labels()[0])
-        whole = pd.concat([curves.assign(regime=regime) for regime, curves in tables.items()])
-        set_title(figure, findings.pass_curves(whole, findings.TAMPO, BASE.title))
+        set_title(figure, findings.pass_curves(table, findings.TAMPO, BASE.title))
     return figure
 
 

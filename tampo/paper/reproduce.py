@@ -5,17 +5,14 @@ them again without training, from the archive of records of the committed result
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loky import cpu_count
+from loky import ProcessPoolExecutor, cpu_count
 
 from tampo.config import ConfigError, Params, load_params
 from tampo.paper.experiments import EXPERIMENTS, Experiment
@@ -69,7 +66,7 @@ def reproduce(
     for experiment in chosen:  # before hours of training
         refuse_other_parameters(_params_of(experiment, scale, params, folder), experiment.notebook)
     run_jobs(RunStore.of(params), needed_jobs(chosen, scale, params), workers, log)
-    made = _execute_all(chosen, folder, scale, params, log)
+    made = execute(_parameters(chosen, scale, params), folder, params.workers or cpu_count(), log)
     log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min. Results: {os.path.relpath(folder)}")
     return made
 
@@ -111,7 +108,11 @@ def from_reference(
         for job in needed_jobs(chosen, scale, params):
             if job.find(store) is None:
                 raise MissingRecord(f"The reference in {reference} has no finished runs for: {job.label}.")
-        return _execute_all(chosen, (output_dir or usual).resolve(), scale, params, log)
+        return execute(_parameters(chosen, scale, params), (output_dir or usual).resolve(), cpu_count(), log)
+
+
+def _parameters(chosen: Sequence[Experiment], scale: str, params: Params) -> dict[str, dict[str, Any]]:
+    return {experiment.notebook: experiment.parameters(scale, params.seeds) for experiment in chosen}
 
 
 @contextmanager
@@ -160,42 +161,65 @@ def needed_jobs(chosen: Sequence[Experiment], scale: str, params: Params) -> lis
     return jobs
 
 
-def _execute_all(
-    chosen: Sequence[Experiment], folder: Path, scale: str, params: Params, log: Callable[[str], None]
+def execute(
+    asked: Mapping[str, dict[str, Any]], folder: Path, workers: int = 1, log: Callable[[str], None] = print_line
 ) -> list[Path]:
-    def run_notebook(experiment: Experiment) -> Path:
-        return execute(experiment, folder, experiment.parameters(scale, params.seeds), log)
+    """Execute notebooks with their parameters into `folder`/notebooks/, with `folder` for their results.
 
-    made = [run_notebook(experiment) for experiment in chosen if experiment.alone]
-    with ThreadPoolExecutor(params.workers or cpu_count()) as pool:
-        made += pool.map(run_notebook, [experiment for experiment in chosen if not experiment.alone])
+    Args:
+        asked: {name of a notebook: its parameters}.
+        folder: Where notebooks and results go.
+        workers: Notebooks at a time; one that measures times is alone.
+        log: Receives a line for each notebook.
+
+    Raises:
+        NotebookFailed: A notebook raised an error; those not yet started are left.
+    """
+    root = project_root()
+    # The folder is not a parameter, which would stand in the notebook.
+    environment = {"OMP_NUM_THREADS": "1", OUTPUT_VARIABLE: str(folder)}
+    alone = [name for name in asked if EXPERIMENTS[name].alone]
+    together = [name for name in asked if name not in alone]
+    made: list[Path] = []
+    for names, count in ((alone, 1), (together, workers)):
+        if not names:
+            continue
+        pool = ProcessPoolExecutor(min(count, len(names)), env=environment)  # each imports papermill once: two seconds
+        tasks = [(name, str(folder), str(root), asked[name]) for name in names]
+        try:
+            for target, seconds in pool.map(_execute, *zip(*tasks, strict=True)):
+                log(f"{target}: {seconds:.0f} s")
+                made.append(root / target)
+        except KeyboardInterrupt:
+            pool.shutdown(kill_workers=True)  # their kernels end with them
+            raise
+        finally:
+            pool.shutdown()
     return made
 
 
-def execute(
-    experiment: Experiment, folder: Path, parameters: dict[str, Any], log: Callable[[str], None] = print_line
-) -> Path:
-    """Execute a notebook into `folder`/notebooks/, with `folder` for its results, in a separate process.
+def _execute(name: str, folder: str, root: str, parameters: dict[str, Any]) -> tuple[str, float]:
+    """Execute one notebook in this process; returns the path of what was made and the seconds it took."""
+    import papermill
 
-    Raises:
-        NotebookFailed: It raised an error.
-    """
-    root, start = project_root(), time.monotonic()
-    name = f"{experiment.notebook}.ipynb"
+    start = time.monotonic()
+    os.chdir(root)
     # papermill writes both paths into the notebook: they are relative where they can be.
-    source, target = (_relative(path, root) for path in (notebook_folder() / name, folder / "notebooks" / name))
-    (root / target).parent.mkdir(parents=True, exist_ok=True)
-    given = [word for name, value in parameters.items() for word in ("-y", f"{name}: {value}")]
-    command = [sys.executable, "-m", "papermill", str(source), str(target), *given, "--no-progress-bar"]
-    # Not a parameter, which would stand in the notebook.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", OUTPUT_VARIABLE: str(folder)}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-30:])
-        raise NotebookFailed(f"{source} failed with {parameters}; its output is in {target}:\n{tail}")
-    log(f"{target}: {time.monotonic() - start:.0f} s")
-    return root / target
+    source = _relative(notebook_folder() / f"{name}.ipynb", root)
+    target = _relative(Path(folder, "notebooks", f"{name}.ipynb"), root)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() as messages:  # of papermill and the kernel, shown if the notebook fails
+        for stream in (1, 2):
+            os.dup2(messages.fileno(), stream)
+        try:
+            papermill.execute_notebook(source, target, parameters, progress_bar=False)
+        except Exception as error:
+            messages.seek(0)
+            lines = [*messages.read().decode(errors="replace").splitlines(), *str(error).splitlines()]
+            tail = "\n".join(lines[-30:])
+            raise NotebookFailed(f"{source} failed with {parameters}; its output is in {target}:\n{tail}") from None
+    return target, time.monotonic() - start
 
 
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if path.is_relative_to(root) else path
+def _relative(path: Path, root: str) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -18,6 +18,7 @@ from tampo.paper.figures import PALETTE, SIGNS, WINDOW, style, training_logs
 from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import Result
 from tampo.paper.study_tables import average_rows
+from tampo.paper.tables import metric_title
 from tampo.stats import mean_interval
 
 _COLUMNS = 4  # panels in a row
@@ -47,7 +48,7 @@ def evaluation_figure(summary: pd.DataFrame, metrics: tuple[str, ...]) -> Figure
                 bars = (row["value"] - row["low"], row["high"] - row["value"])
                 look = {"color": palette[number], "marker": markers[number % len(markers)], "ms": 4, "lw": 1}
                 axes.errorbar(x, row["value"], bars, label=title, elinewidth=0.8, **look)
-            axes.set(xlabel="evaluation temperature", ylabel=f"average {findings.metric_title(metric)}, %")
+            axes.set(xlabel="evaluation temperature", ylabel=f"average {metric_title(metric)}, %")
             sns.despine(ax=axes)
         legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
         set_title(figure, findings.evaluation(summary, metrics[0]))

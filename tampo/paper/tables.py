@@ -58,7 +58,7 @@ def layout(summary: pd.DataFrame, markup: str) -> pd.DataFrame:
     columns = _columns(shown)
     wide = wide.loc[list(summary["title"].unique()), columns]
     wide.columns = pd.MultiIndex.from_tuples(
-        [(benchmark.replace("_", " "), metric.replace("pass", "Pass")) for benchmark, metric in columns]
+        [(benchmark.replace("_", " "), metric_title(metric)) for benchmark, metric in columns]
     )
     return wide.rename_axis("Method")
 
@@ -111,11 +111,16 @@ def to_markdown(summary: pd.DataFrame, caption: str) -> str:
     return f"{caption}\n\n{table.to_markdown()}\n"
 
 
+def metric_title(metric: str) -> str:
+    """A metric as tables and figures write it: "pass@8" is Pass@8."""
+    return metric.replace("pass", "Pass")
+
+
 def averages_to_markdown(summary: pd.DataFrame) -> str:
     """The averages with their intervals: one row per method, one column per metric."""
     average = summary[summary["benchmark"] == "Average"]
     cells = [f"{row.value:.1f} ({row.low:.1f}–{row.high:.1f})" for row in average.itertuples()]
-    columns = {metric: metric.replace("pass", "Pass") for metric in average["metric"].unique()}
+    columns = {metric: metric_title(metric) for metric in average["metric"].unique()}
     wide = average.assign(cell=cells).pivot(index="title", columns="metric", values="cell")
     return wide.loc[list(average["title"].unique()), list(columns)].rename(columns=columns).to_markdown()
 

@@ -156,7 +156,7 @@ def _compare(
         log(f"{name} has the seeds {_list(seeds)}: making it of the reference's records of these seeds.")
         given = {"params": experiment.source(about["scale"]), "seeds": list(seeds)}
         with tempfile.TemporaryDirectory(prefix="tampo-") as made, archived_store(reference, about["scale"]):
-            execute(experiment, Path(made), given, log=lambda line: None)
+            execute({name: given}, Path(made), log=lambda line: None)
             _tables(found, name, folder, Path(made), reference, here, there)
     else:
         found.notes.append(f"{name} is not compared: the reference has no runs of the seeds {_list(seeds)}.")

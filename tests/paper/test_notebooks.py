@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -16,12 +17,13 @@ from tampo.config import load_params
 from tampo.paper import reference
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.overhead_summary import START_GOALS
-from tampo.paper.reproduce import reproduce
+from tampo.paper.reproduce import execute, reproduce
 from tampo.runs.pipeline import evaluate
 from tampo.runs.provenance import provenance
 from tampo.runs.store import RunStore
 from tests.helpers import make_project
 from tests.paper.helpers import outputs
+from tests.runs.processes import working_in
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,6 +33,15 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     return tmp_path
+
+
+def not_ended(folder):
+    """Processes that still work in a folder, ten seconds later at most."""
+    for _ in range(100):
+        if not working_in(folder):
+            break
+        time.sleep(0.1)
+    return working_in(folder)
 
 
 def test_make_smoke(project, capsys, monkeypatch):
@@ -85,13 +96,19 @@ def test_make_smoke(project, capsys, monkeypatch):
         assert (figures / f"{name}.png").stat().st_size > 20_000
     assert pd.read_csv(figures / "fig3.rewards.csv").groupby("title")["step"].max().tolist() == [3] * 5
 
-    for name in ("table1", "fig2"):  # one from records, one that samples by itself
-        results = folder / EXPERIMENTS[name].section
-        first = {path.name: path.read_bytes() for path in results.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
-        assert first
-        papermill.execute_notebook(f"notebooks/{name}.ipynb", "again.ipynb", {"params": "smoke"}, progress_bar=False)
-        again = {path.name: path.read_bytes() for path in results.glob(f"{name}.*") if path.suffix in (".csv", ".md")}
-        assert again == first, "the same bits twice"
+    def bits():  # of one from records, and of one that samples by itself
+        made = [*tables.glob("table1.*"), *figures.glob("fig2.*")]
+        return {path.name: path.read_bytes() for path in made if path.suffix in (".csv", ".md")}
+
+    def press_ctrl_c(line):
+        if "table1" in line:
+            raise KeyboardInterrupt
+
+    first, again = bits(), {"fig2": {"params": "smoke"}, "table1": {"params": "smoke"}, "table2": {"params": "smoke"}}
+    with pytest.raises(KeyboardInterrupt):
+        execute(again, folder, log=press_ctrl_c)
+    assert bits() == first, "the same bits twice"
+    assert not_ended(project) == [], "the third was stopped, with its kernel"
     given = {"params": "smoke", "alpha": 0.1, "seeds": "0"}
     before = (tables / "table1.csv").read_bytes()
     papermill.execute_notebook("notebooks/table1.ipynb", "other.ipynb", given, progress_bar=False)

@@ -39,7 +39,7 @@ def test_experiments_have_each_run_that_they_show():
 def test_all_runs_are_made_at_once_and_before_the_notebooks(monkeypatch):
     jobs, executed, messages = [], [], []
     monkeypatch.setattr(module, "run_jobs", lambda store, asked, workers, log: jobs.extend(asked))
-    monkeypatch.setattr(module, "execute", lambda chosen, folder, parameters, log: executed.append(chosen.notebook))
+    monkeypatch.setattr(module, "execute", lambda asked, folder, workers, log: executed.extend(asked) or [])
     reproduce("mini", seeds=[0, 1], only=["table1", "fig3", "table5"], log=messages.append)
     assert executed == ["table1", "table5", "fig3"]
     assert {job.model for job in jobs} == {"mini", "mini-choice"}
@@ -66,7 +66,7 @@ def test_refusals(capsys):
 def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
-        execute(Experiment("table1"), tmp_path / "out", {"params": "smoke", "alhpa": 1})
+        execute({"table1": {"params": "smoke", "alhpa": 1}}, tmp_path / "out")
     # papermill keeps what was executed until then, with the error in the cell that raised it.
     cells = nbformat.read(tmp_path / "out" / "notebooks" / "table1.ipynb", as_version=4).cells
     failed = [cell for cell in cells if any(o.output_type == "error" for o in cell.get("outputs", []))]

@@ -1,21 +1,17 @@
-"""Run by test_faults: a training run and its evaluation, killed several times, each at the n-th call of a function.
-
-Arguments: the store's folder, the parameters as JSON, and a list of [name in POINTS, number of the call] as JSON. Each
-is a run in a fork of this process, which has imported all already. Without any, it runs itself, to the end.
-"""
+"""Run by test_faults: a training run and its evaluation, to the end or killed at the n-th call of a function."""
 
 import importlib
-import json
 import os
+import resource
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tampo.config import Params
 from tampo.runs import training
+from tampo.runs.jobs import Job, run_jobs
 from tampo.runs.pipeline import evaluate
 from tampo.runs.store import RunStore
 
@@ -59,26 +55,23 @@ def kill_at(point: str, call: int) -> None:
     setattr(owner, name, counting)
 
 
-def killed_at(point: str, call: int, run: Callable[[], object]) -> None:
-    """Fork a run. Raises RuntimeError if it is not killed at this call."""
-    if (child := os.fork()) == 0:
-        kill_at(point, call)
-        run()
-        os._exit(0)
-    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if ended != -signal.SIGKILL:
-        raise RuntimeError(f"{point}, call {call}: not killed, but ended with {ended}.")
+def run(root: Path, values: dict[str, Any], kill: tuple[str, int] | None = None, largest: int | None = None) -> None:
+    """Make the records of these parameters in the store `root`.
 
-
-if __name__ == "__main__":
+    Killed at a point: its name in `POINTS`, number of the call. `largest`: no file can have more bytes.
+    """
     torch.set_num_threads(1)
     training.CHECKPOINT_STEPS = 2
-    params, points = Params(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
+    if kill is not None:
+        kill_at(*kill)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    params = Params(**values)
+    evaluate(RunStore(root), params.evaluation(), params.model, params.training())
 
-    def run() -> None:
-        evaluate(RunStore(Path(sys.argv[1])), params.evaluation(), params.model, params.training())
 
-    for point in points:
-        killed_at(*point, run)
-    if not points:
-        run()
+def run_by_workers(root: Path, values: dict[str, Any]) -> None:
+    """The same by one of the workers of `run_jobs`."""
+    params = Params(**values)
+    job = Job("TAMPO", params.evaluation(), params.training())
+    run_jobs(RunStore(root), [job], workers=1)

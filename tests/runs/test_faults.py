@@ -1,12 +1,10 @@
 """Faults: killed, stopped by a signal, orphaned, damaged. No work is lost, and the results are equal to the bit."""
 
+import functools
 import json
 import os
 import re
-import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,11 +16,12 @@ from tampo.files import sha256
 from tampo.runs.checkpoints import last_whole_checkpoint
 from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.store import PROGRESS, TIMES, RunStore
+from tests.forks import fork
 from tests.helpers import without_times
+from tests.runs import killed_run
 from tests.runs.killed_run import POINTS
 from tests.runs.processes import children
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "prompts_per_step": 2,
     "per_device_train_batch_size": 16,
@@ -35,18 +34,20 @@ SMALL |= {"temperature_controller": "tampo", "meta_warmup_ratio": 0.2, "scoring_
 PARAMS = load_params("smoke", SMALL)
 
 
-def start(root, kills=(), params=PARAMS, **options):
-    words = [sys.executable, "-m", "tests.runs.killed_run", str(root), params.model_dump_json(), json.dumps(kills)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(words, cwd=ROOT, env=environment, **streams, **options)
+def start(root, function=killed_run.run, params=PARAMS, **options):
+    """A run in a process of its own, which is returned."""
+    return fork(messages_of(root), functools.partial(function, root, params.model_dump(mode="json"), **options))
 
 
-def run(root, kills=(), **options):
-    """Exit status and messages: of a run to its end, or of one that is killed at each of these points."""
-    with start(root, kills, **options) as process:
-        _, messages = process.communicate(timeout=300)
-    return process.returncode, messages.decode()
+def messages_of(root):
+    return root.with_name(f"{root.name}.messages")
+
+
+def run(root, **options):
+    """Exit status and messages of a run."""
+    process = start(root, **options)
+    process.join(timeout=300)
+    return process.exitcode, messages_of(root).read_text()
 
 
 def folders(root, params=PARAMS):
@@ -82,8 +83,9 @@ def whole(tmp_path_factory):
 
 def survive(root, kills, params=PARAMS):
     """Kill a run several times, each time at another point; then let it finish."""
-    status, messages = run(root, kills, params=params)
-    assert status == 0, messages[-1000:]
+    for kill in kills:
+        status, messages = run(root, kill=kill, params=params)
+        assert status == -signal.SIGKILL, f"not killed at {kill}: {messages[-1000:]}"
     assert run(root, params=params)[0] == 0
     return bits(root, params)
 
@@ -114,39 +116,29 @@ def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
     process = start(tmp_path)
     training, _ = folders(tmp_path)
     step = wait_for_step(process, training, 3)
-    process.send_signal(number)
-    messages = process.communicate(timeout=60)[1].decode()
+    os.kill(process.pid, number)
+    process.join(timeout=60)
+    messages = messages_of(tmp_path).read_text()
     assert "Stopping after this step; finished work is kept." in messages
     stopped = int(re.search(r"Stopped after step (\d+) of 7", messages)[1])
     assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
     assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
-    assert process.returncode != 0
+    assert process.exitcode not in (0, None)
     assert run(tmp_path)[0] == 0
     assert bits(tmp_path) == whole
-
-
-PARENT = """
-import sys
-from pathlib import Path
-from tampo.config import Params
-from tampo.runs.jobs import Job, run_jobs
-from tampo.runs.store import RunStore
-params = Params(**__import__("json").loads(sys.argv[2]))
-run_jobs(RunStore(Path(sys.argv[1])), [Job("TAMPO", params.evaluation(), params.training())], workers=1)
-"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc, which Linux has")
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_workers_stop_with_their_parent(whole, tmp_path, number):
     """When a notebook's kernel is interrupted or dies, its training run stops with a checkpoint."""
-    words = [sys.executable, "-c", PARENT, str(tmp_path), PARAMS.model_dump_json()]
-    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent = start(tmp_path, killed_run.run_by_workers)
     training, _ = folders(tmp_path)
     wait_for_step(parent, training, 2)
     (worker,) = children(parent.pid)
-    parent.send_signal(number)
-    assert parent.wait(timeout=60) != 0
+    os.kill(parent.pid, number)
+    parent.join(timeout=60)
+    assert parent.exitcode not in (0, None)
     for _ in range(600):
         if not Path(f"/proc/{worker}").exists() or "zombie" in Path(f"/proc/{worker}/status").read_text():
             break
@@ -161,7 +153,7 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
 # Every file of a checkpoint is damaged in tests/runs/test_checkpoints.py.
 @pytest.mark.parametrize("name", [pytest.param("optimizer.pt", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
-    assert run(tmp_path, [("meta-policy", 6)])[0] == 0
+    assert run(tmp_path, kill=("meta-policy", 6))[0] == -signal.SIGKILL
     training, _ = folders(tmp_path)
     checkpoint = training / "checkpoints" / "checkpoint-4"
     (checkpoint / name).write_bytes(b"damaged")
@@ -175,11 +167,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_restarts(tmp_path, name):
 @pytest.mark.parametrize("limit", [pytest.param(20_000, marks=pytest.mark.slow), 1_000_000])
 def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
     """Writes fail from a size on: the first log of the trainer's state, or the weights of a checkpoint."""
-
-    def few_bytes():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    status, messages = run(tmp_path, preexec_fn=few_bytes)
+    status, messages = run(tmp_path, largest=limit)
     assert status == 1
     assert "File too large" in messages
     training, evaluation = folders(tmp_path)
@@ -192,7 +180,7 @@ def test_a_full_disk_ends_in_an_error_and_costs_nothing(whole, tmp_path, limit):
 def wait_for_step(process, training, step):
     """Wait until a training run has reached `step`; returns its step."""
     while True:
-        assert process.poll() is None, "ended too early to test anything"
+        assert process.exitcode is None, "ended too early to test anything"
         try:
             seen = json.loads((training / PROGRESS).read_text())["step"]
             if seen >= step:

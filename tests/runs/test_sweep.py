@@ -15,7 +15,8 @@ import pytest
 from tampo.cli import build_parser, main
 from tampo.config import ConfigError, load_params
 from tampo.runs.interrupts import Interrupted, stop_on_signals
-from tampo.runs.jobs import Job, Run, follow, run_jobs, submit, update
+from tampo.runs.jobs import Job, Run, follow, submit, update
+from tampo.runs.pipeline import evaluate
 from tampo.runs.slurm import Resources, Slurm, Work
 from tampo.runs.store import PROGRESS, RunStore
 from tampo.runs.sweep import parse_controllers, sweep
@@ -108,14 +109,16 @@ def in_project(project, monkeypatch):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The records of one of the runs as `run_jobs` makes them."""
+    """The records of one of the runs as this process makes them."""
     job = Job("tampo", PARAMS.evaluation(), PARAMS.training(temperature_controller="tampo", seed=0), PARAMS.model)
-    return run_jobs(RunStore(tmp_path_factory.mktemp("runs")), [job], log=lambda line: None)[0]
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    evaluate(store, job.evaluation, job.model, job.training)
+    return job.find(store)
 
 
 def test_interrupted_then_resumed_then_found(in_project, expected, monkeypatch, capsys):
     """SIGTERM stops the job, with a checkpoint and without a process left behind; the same command ends in the bits
-    that `run_jobs` makes, though another run fails; then nothing is left to do."""
+    of an uninterrupted run, though another run fails; then nothing is left to do."""
     command = [sys.executable, "-P", "-m", "tampo", *WORDS, "--seeds", "0", "--controllers", "tampo,linear"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     runs = in_project / "results" / "smoke" / "runs"

@@ -3,8 +3,7 @@
 import functools
 import json
 import os
-import subprocess
-import sys
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from trl.trainer.utils import add_fused_lm_head
 from tampo.controllers.base import RolloutBatch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
+from tests.forks import fork
+from tests.trainer import two_processes
 from tests.trainer.helpers import SETTINGS, make_trainer
 from tests.trainer.two_processes import Recording
 
@@ -59,15 +60,22 @@ def deepspeed_config(stage):
 
 def launch(model, folder, stage):
     common = COMMON | ({"deepspeed": deepspeed_config(stage)} if stage else {})
-    # `accelerate launch --cpu --num_processes 2` starts one process.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.trainer.two_processes", str(model), str(folder)]
-    command += [json.dumps(common | changes) for changes in RUNS.values()]
+    settings = [common | changes for changes in RUNS.values()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What torchrun sets. Its own launches, whose imports take most of the time, are in test_processes.py.
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "DS_ACCELERATOR": "cpu"}
     # With ACCELERATE_USE_CPU, accelerate ignores a DeepSpeed configuration without a word; use_cpu does not.
-    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    environment["DS_ACCELERATOR"] = "cpu"
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-3000:]
+    given["ACCELERATE_USE_CPU"] = "false"
+    ranks = [
+        fork(folder / f"messages{n}", two_processes.rank, model, folder, settings, RANK=n, LOCAL_RANK=n, **given)
+        for n in ("0", "1")
+    ]
+    for process in ranks:
+        process.join(timeout=180)
+    said = [(folder / f"messages{n}").read_text()[-3000:] for n in ("0", "1")]
+    assert [process.exitcode for process in ranks] == [0, 0], said
 
 
 @pytest.fixture(scope="session")

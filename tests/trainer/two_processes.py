@@ -1,11 +1,7 @@
-"""Run by torchrun in test_distributed: each rank writes its rollouts, temperatures, batches and final state.
-
-Arguments: model folder, output folder, and the trainer's settings for each run as JSON.
-"""
+"""Run by test_distributed in two processes: each rank writes its rollouts, temperatures, batches and final state."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -57,8 +53,8 @@ class Recording(Watching):
         return loss
 
 
-def main(model: str, output: str, *runs: str) -> None:
-    settings = [json.loads(run) for run in runs]
+def rank(model: Path, output: Path, settings: list[dict]) -> None:
+    """One of the processes of several training runs, in the environment that torchrun gives it."""
     if "deepspeed" in settings[0]:
         import deepspeed
 
@@ -68,10 +64,12 @@ def main(model: str, output: str, *runs: str) -> None:
         deepspeed.init_distributed(dist_backend="gloo")
     prompts = Dataset.from_dict({"prompt": [f"{a}+{b}=" for a in range(8) for b in range(8)]})
     for i, changes in enumerate(settings):
-        trainer = make_trainer(Path(model), prompts, Path(output), Recording, ddp_backend="gloo", **changes)
+        trainer = make_trainer(model, prompts, output, Recording, ddp_backend="gloo", **changes)
         trainer.train()
         name = f"run{i}-rank{trainer.args.process_index}.json"
-        Path(output, name).write_text(json.dumps(record(trainer)))
+        (output / name).write_text(json.dumps(record(trainer)))
+    torch.distributed.barrier()
+    os._exit(0)  # threads of gloo, which DeepSpeed's engines keep, abort a normal exit now and then
 
 
 def record(trainer: Recording) -> dict:
@@ -107,9 +105,3 @@ def broken_on_the_second(model: torch.nn.Module, rank: int) -> str:
             return f"{error} ({name})"
         finally:
             part.copy_(before)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-    torch.distributed.barrier()
-    os._exit(0)  # threads of gloo, which DeepSpeed's engines keep, abort a normal exit now and then
