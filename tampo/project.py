@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def folder_name(changes: Mapping[str, Any], source: str | None = None) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    if name == "seeds" and len(value) > 1 and list(value) == list(range(value[0], value[-1] + 1)):
+    if name == "seeds" and len(value) > 1 and all(after - before == 1 for before, after in pairwise(value)):
         return f"{value[0]}-{value[-1]}"
     if name == "data_dir":
         return Path(str(value)).name

@@ -50,6 +50,8 @@ def test_the_folder_says_what_differs(notebook, given, expected, project):
 
 def test_names_are_safe_short_and_distinct():
     assert folder_name({}) == ""
+    assert folder_name({"seeds": [3, 4, 5]}) == "seeds=3-5" and folder_name({"seeds": (5,)}) == "seeds=5"
+    assert folder_name({"seeds": [0, 2**62]}) == f"seeds=0+{2**62}", "without a list of all between"
     long = {"temperature_candidates": [round(0.6 + 0.01 * i, 2) for i in range(60)]}
     assert len(folder_name(long)) < 100
     names = {folder_name({"model": text}) for text in ("a/b", "a:b", "a b", "../a", "a" * 200, "a" * 201)}
