@@ -1,10 +1,13 @@
-"""The callback that `TAMPOTrainer` adds to itself."""
+"""The callback that `TAMPOTrainer` adds to itself, and what of its metrics a terminal shows."""
 
 import logging
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tampo.controllers.base import RolloutBatch
@@ -80,3 +83,21 @@ class MetaPolicyCallback(TrainerCallback):
                 "nothing was evaluated" if best is None else f"the best step, {best}, was not saved",
                 "the last step" if loaded is None else loaded,
             )
+
+
+# Such as meta_policy/p(0.6) and reward_at/1.2_samples: for eleven temperatures, eighty numbers a step.
+_OF_ONE_TEMPERATURE = re.compile(r"\([\d.]+\)$|^reward_at/")
+
+
+def print_briefly(callbacks: Iterable[TrainerCallback]) -> None:
+    """Leave the metrics of single temperatures out of what is printed. Trackers and `log_history` have all."""
+    for callback in callbacks:
+        if isinstance(callback, PrinterCallback | ProgressCallback):
+            callback.on_log = partial(_log_briefly, callback.on_log)  # type: ignore[method-assign]
+
+
+def _log_briefly(
+    on_log: Callable[..., None], args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+) -> None:
+    shown = {name: value for name, value in (logs or {}).items() if not _OF_ONE_TEMPERATURE.search(name)}
+    on_log(args, state, control, logs=shown, **kwargs)

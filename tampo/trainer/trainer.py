@@ -32,7 +32,7 @@ from tampo.controllers.base import RolloutBatch, RunSettings, TemperatureControl
 from tampo.decoding import NonFiniteLogits, plain_generation
 from tampo.files import write_json
 from tampo.meta_policy import check_temperature, check_temperatures
-from tampo.trainer.callback import MetaPolicyCallback
+from tampo.trainer.callback import MetaPolicyCallback, print_briefly
 from tampo.trainer.collection import Collection, Recorded, rollout_batch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.importance_weights import ImportanceWeights
@@ -182,6 +182,7 @@ class TAMPOTrainer(GRPOTrainer):
         self._rewards: NDArray[np.float64] = np.empty(0)  # (N,), of its rollouts, over all processes
         self._collection = Collection()
         self.add_callback(MetaPolicyCallback(self))
+        print_briefly(self.callback_handler.callbacks)
 
     @property
     def inside_generation_batch(self) -> bool:

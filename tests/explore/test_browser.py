@@ -1,4 +1,4 @@
-"""The notebooks explore and algorithm in a real front end: JupyterLab and Chromium, headless, on a small store."""
+"""quickstart, algorithm and explore in a real front end: JupyterLab and Chromium, headless, on a small store."""
 
 import os
 import secrets
@@ -41,6 +41,7 @@ OUTPUTS = """() => {
 SETTINGS = {  # lines that are added to the notebook's parameters
     "explore": f'params, TRAIN, max_steps = "smoke", False, {PARAMS.max_steps}',
     "algorithm": 'params = "smoke"',
+    "quickstart": 'params = "smoke"',
 }
 
 
@@ -59,7 +60,7 @@ def project(tmp_path, name):
     (root / ".tampo-project").touch()
     if name == "explore":
         make_store(root / RUNS)
-    else:
+    elif name == "algorithm":
         add_runs(RunStore(root / RUNS))
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
@@ -146,10 +147,12 @@ def page(jupyter, name, tmp_path):
         page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
         page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(IDLE, timeout=120_000)
-        page.locator(".widget-slider").first.scroll_into_view_if_needed()
+        shown = page.locator(".jp-OutputArea img" if name == "quickstart" else ".widget-vbox").first
+        shown.scroll_into_view_if_needed()
         yield page
         kept = Path(os.environ.get("TAMPO_SCREENSHOTS", tmp_path))
-        page.locator(".widget-vbox").first.screenshot(path=str(kept / f"{name}.png"))
+        shown.screenshot(path=str(kept / f"{name}.png"))
+        page.screenshot(path=str(kept / f"{name}.whole.png"))
         outputs = page.evaluate(OUTPUTS)
         browser.close()
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
@@ -226,3 +229,9 @@ def test_algorithm(page):
     before = moved(alpha, "End")  # 1: only the newest batch counts
     expect(course).not_to_have_attribute("src", before[0])
     moved(top_p, "Home")  # 0: greedy
+
+
+@pytest.mark.parametrize("name", ["quickstart"])
+def test_quickstart(page, project):
+    playwright.expect(page.locator(".jp-OutputArea img")).to_have_count(2)
+    assert (project / "results" / "smoke" / "studies" / "quickstart.png").is_file()

@@ -1,5 +1,6 @@
 """Names in the log and in the table of completions: tampo's are never mixed with those of a reward function."""
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -191,3 +192,16 @@ def test_a_metric_of_a_controller_that_others_log_is_refused(tiny_model_path, pr
     else:
         with pytest.raises(ValueError, match=f"The controller logs the metric '{name}', and so does TRL"):
             train(tiny_model_path, prompts, tmp_path, **chosen)
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_a_terminal_shows_few_of_them(tiny_model_path, prompts, tmp_path, tqdm, capsys):
+    trainer = train(tiny_model_path, prompts, tmp_path, disable_tqdm=not tqdm)
+    printed, logged = capsys.readouterr().out, set(trainer.state.log_history[1])
+    whole = {"temperature", "reward", "meta_policy/entropy", "optimal_temperature/positive_mean"}
+    parts = {"meta_policy/p(0.6)", "meta_policy/p(1)", "optimal_temperature/negative(1.5)", "reward_at/1_samples"}
+    assert whole | parts <= logged
+    assert all(f"'{name}': " in printed for name in whole)
+    assert not any(f"'{name}'" in printed for name in parts)
+    rows = [line for line in printed.splitlines() if "'temperature'" in line]
+    assert rows and all(len(re.findall(r"'\S+': ", line)) < 50 < len(logged) for line in rows)
