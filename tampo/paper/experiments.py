@@ -266,7 +266,6 @@ class Experiment:
         temperatures: Evaluation temperatures besides that of the parameters.
         alone: It measures times, so nothing else should run at the same time.
         one_seed: It is a single training run with the first seed.
-        more_seeds: So many further seeds where several are given, for a question that needs them.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
         special_jobs: Lists its runs where they are not simply `methods` with the notebook's parameters, but for example
             `methods` in several regimes.
@@ -280,7 +279,6 @@ class Experiment:
     temperatures: tuple[float, ...] = ()
     alone: bool = False
     one_seed: bool = False
-    more_seeds: int = 0
     needs_texts: bool = False
     special_jobs: Callable[[Params], Mapping[Any, Job]] | None = None
 
@@ -303,8 +301,6 @@ class Experiment:
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """The parameters to execute the notebook with. Raises KeyError if it has no variant for the scale."""
         chosen = list(seeds)[:ABLATION_SEEDS] if self.ablation else list(seeds)
-        if len(chosen) > 1:
-            chosen += range(max(chosen) + 1, max(chosen) + 1 + self.more_seeds)
         seed = {"seed": chosen[0]} if self.one_seed else {"seeds": chosen}
         return {"params": self.source(scale)} | seed
 
@@ -353,7 +349,6 @@ EXPERIMENTS = {
             REPLAY_ROWS,
             "the adaptation of the temperature, or its course",
             _REGIME_SCALES,
-            more_seeds=5,
             special_jobs=replayed_jobs,
         ),
         Experiment("study_drift", DRIFT_ROWS, "a task that changes during training", DRIFT_PARAMS, ablation=True),
