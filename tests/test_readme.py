@@ -10,6 +10,7 @@ import pytest
 
 from tampo.paper.bench import format_summary
 from tampo.paper.claims import brief_claims
+from tampo.paper.regret import brief_regret
 from tampo.paper.tables import averages_to_markdown
 from tests.helpers import digit_reward
 from tests.trainer.helpers import SETTINGS
@@ -52,7 +53,10 @@ def test_numbers_are_those_of_the_results():
     claims = pd.read_csv(REFERENCE / "tables" / "claims.csv")
     averages = averages_to_markdown(pd.read_csv(REFERENCE / "tables" / "table1.csv"))
     assert brief_claims(claims) in docs("findings.md")
-    assert averages in docs("findings.md") and averages in TEXT
+    assert averages in docs("findings.md")
+    regrets = pd.read_csv(REFERENCE / "studies" / "regret.csv")
+    brief = brief_regret(regrets[regrets["metric"] == "pass@1"])
+    assert brief in docs("findings.md") and brief in TEXT
     value = claims.set_index("claim").loc["TAMPO is above the best fixed temperature in Pass@1", "value"]
     assert f"It is {-value:.1f} points of Pass@1 below the best one." in TEXT
 

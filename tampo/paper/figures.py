@@ -17,8 +17,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
 from pandas.api.typing import Rolling
 
 from tampo.files import atomic_path
@@ -120,35 +120,81 @@ def reward_curves(result: Result, methods: tuple[Method, ...], window: int = WIN
 
 
 def optimal_temperature_curves(result: Result, methods: tuple[Method, ...], window: int = 5) -> pd.DataFrame:
-    """Mean and variance of T* (Eq. 7) over rollouts of positive and of negative advantage, along training.
+    """The distribution of T* (Eq. 7) over rollouts of positive and of negative advantage, along training.
 
-    All rollouts of `window` successive steps and of all seeds are pooled, from the statistics that each step logged.
+    All rollouts of `window` successive steps and of all seeds are pooled, from the shares that each step logged. T* has
+    few values, most often those at the ends of the candidates, so `quartiles` say more than mean and variance.
 
     Returns:
         Columns title, temperature (mean sampling temperature), advantage ("A > 0" or "A < 0"), step (the last of the
-        window), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
+        window), q1, median, q3, at_floor and at_ceiling (share of rollouts whose T* is the lowest and the highest
+        candidate), mean, variance, rollouts. A window without rollouts of a sign has no row for it.
+
+    Raises:
+        ValueError: A run did not log the shares of the candidates, as in earlier versions.
     """
     rows = []
     for title, log in training_logs(result, methods).groupby("title", sort=False):
         windows = np.minimum(((log["step"] - 1) // window + 1) * window, log["step"].max())
-        for step, batches in log.groupby(windows):
-            for advantage, sign in (("A > 0", "positive"), ("A < 0", "negative")):
-                columns = [f"optimal_temperature/{sign}_{name}" for name in ("mean", "std", "count")]
-                mean, std, count = batches.reindex(columns=columns).fillna(0).to_numpy().T
-                if count.sum() > 0:
-                    pooled = float(np.average(mean, weights=count))
-                    rows.append(
-                        {
-                            "title": title,
-                            "temperature": batches["temperature"].mean(),
-                            "advantage": advantage,
-                            "step": step,
-                            "mean": pooled,
-                            "variance": float(np.average(std**2 + (mean - pooled) ** 2, weights=count)),
-                            "rollouts": float(count.sum()),
-                        }
-                    )
+        for advantage, sign in (("A > 0", "positive"), ("A < 0", "negative")):
+            counts = _optimal_temperature_counts(log, sign)
+            for step, pooled in counts.groupby(windows):
+                number, rollouts = pooled.sum().to_numpy(), float(pooled.to_numpy().sum())
+                if rollouts == 0:
+                    continue
+                candidates = counts.columns.to_numpy(dtype=np.float64)
+                mean = float(np.average(candidates, weights=number))
+                q1, median, q3 = quartiles(candidates, number)
+                rows.append(
+                    {
+                        "title": title,
+                        "temperature": log.loc[windows == step, "temperature"].mean(),
+                        "advantage": advantage,
+                        "step": step,
+                        "q1": q1,
+                        "median": median,
+                        "q3": q3,
+                        "at_floor": number[0] / rollouts,
+                        "at_ceiling": number[-1] / rollouts,
+                        "mean": mean,
+                        "variance": float(np.average((candidates - mean) ** 2, weights=number)),
+                        "rollouts": rollouts,
+                    }
+                )
     return pd.DataFrame(rows)
+
+
+def _optimal_temperature_counts(log: pd.DataFrame, sign: str) -> pd.DataFrame:
+    """Rollouts of one sign whose T* is each candidate: a row per row of `log`, a column per candidate, ascending."""
+    prefix = f"optimal_temperature/{sign}"
+    names = {float(name[len(prefix) + 1 : -1]): name for name in log.columns if name.startswith(f"{prefix}(")}
+    number = log.reindex(columns=[f"{prefix}_count"]).iloc[:, 0].fillna(0)
+    shares = log[[names[t] for t in sorted(names)]].set_axis(sorted(names), axis=1)
+    if ((number > 0) & ~(shares.sum(axis=1) > 0.5)).any():  # shares sum to 1; those that were not logged to 0
+        raise ValueError(
+            "A training run was made by an earlier version, which did not log the distribution of T* over the "
+            "candidates. Train it again in another store (the variable TAMPO_STORE names its folder)."
+        )
+    return (shares.fillna(0).mul(number, axis=0)).round()  # whole rollouts again
+
+
+def quartiles(values: ArrayLike, counts: ArrayLike) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of values that occur `counts` times each.
+
+    Each is the lowest value whose cumulative share reaches 1/4, 1/2 and 3/4, so it is always one of the values.
+
+    Args:
+        values: Ascending, shape (K,).
+        counts: Whole numbers, not all 0, shape (K,).
+
+    Example:
+        >>> quartiles([0.6, 1.0, 1.5], [3, 0, 1])
+        (0.6, 0.6, 0.6)
+    """
+    cumulative = np.cumsum(np.asarray(counts, dtype=np.float64))
+    first, second, third = np.searchsorted(cumulative, cumulative[-1] * np.array([0.25, 0.5, 0.75]))
+    ordered = np.asarray(values, dtype=np.float64)
+    return float(ordered[first]), float(ordered[second]), float(ordered[third])
 
 
 def figure2(curves: pd.DataFrame, candidates: Sequence[float], sampled_at: float, title: str) -> Figure:
@@ -349,30 +395,51 @@ def _draw_rewards(axes: Axes, rewards: pd.DataFrame, column: str) -> None:
 
 
 def figure4(curves: pd.DataFrame) -> Figure:
-    """Figure 4: T* by sign of the advantage along training, a panel for each fixed sampling temperature.
+    """Figure 4: T* by sign of the advantage along training, a column of panels for each fixed sampling temperature.
+
+    From top to bottom: median and quartiles of T*, and the shares of rollouts whose T* is the lowest and the highest
+    candidate.
 
     Args:
-        curves: From `optimal_temperature_curves`. Lines are means, bands one standard deviation.
+        curves: From `optimal_temperature_curves`.
     """
     titles = list(curves["title"].unique())
+    labels = {
+        "median": "likelihood-optimal T*\n(median, quartiles)",
+        "at_floor": "share at the\nlowest candidate",
+        "at_ceiling": "share at the\nhighest candidate",
+    }
     with style():
         figure, panels = plt.subplots(
-            1, len(titles), figsize=(9.0, 3.2), sharey=True, layout="constrained", squeeze=False
+            3,
+            len(titles),
+            figsize=(9.0, 6.6),
+            sharex=True,
+            sharey="row",
+            height_ratios=(3, 2, 2),
+            layout="constrained",
+            squeeze=False,
         )
-        for axes, title in zip(panels[0], titles, strict=True):
+        for column, title in zip(panels.T, titles, strict=True):
             shown = curves[curves["title"] == title]
-            for advantage, (colour, marker, line) in SIGNS.items():
-                part = shown[shown["advantage"] == advantage]
-                deviation = part["variance"] ** 0.5
-                axes.plot(part["step"], part["mean"], line, marker=marker, ms=3, color=colour, label=f"T*, {advantage}")
-                band = (part["mean"] - deviation, part["mean"] + deviation)
-                axes.fill_between(part["step"], *band, color=colour, alpha=0.18, linewidth=0)
+            for axes, name in zip(column, labels, strict=True):
+                for advantage, (colour, marker, line) in SIGNS.items():
+                    part = shown[shown["advantage"] == advantage]
+                    axes.plot(part["step"], part[name], line, marker=marker, ms=3, color=colour, label=advantage)
+                    if name == "median":
+                        axes.fill_between(part["step"], part["q1"], part["q3"], color=colour, alpha=0.18, linewidth=0)
+                sns.despine(ax=axes)
             current = shown.groupby("step")["temperature"].mean()
-            axes.plot(current.index, current, color="0.3", linestyle=":", label="current T")
-            axes.set(xlabel="training step", title=title)
-            axes.xaxis.set_major_locator(_steps())
-            sns.despine(ax=axes)
-        panels[0, 0].set_ylabel("likelihood-optimal T*")
+            column[0].plot(current.index, current, color="0.3", linestyle=":", label="current T")
+            column[0].set_title(title)
+            column[-1].set_xlabel("training step")
+            column[-1].xaxis.set_major_locator(_steps())
+        for axes, label in zip(panels[:, 0], labels.values(), strict=True):
+            axes.set_ylabel(label)
+        for axes in panels[1:, 0]:
+            axes.set_ylim(0, None)
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        figure.align_ylabels(panels[:, 0])
         legend_below(figure, panels[0, 0].get_legend_handles_labels()[0])
         set_title(figure, findings.optima_by_sign(curves))
     return figure

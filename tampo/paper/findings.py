@@ -121,14 +121,14 @@ def final_rewards(rewards: pd.DataFrame) -> str:
 
 
 def optima_by_sign(curves: pd.DataFrame) -> str:
-    """How far the means of T* of good and bad rollouts are apart, mean over training: Figure 4.
+    """How far the medians of T* of good and bad rollouts are apart, mean over training: Figure 4.
 
     Args:
         curves: From `tampo.paper.figures.optimal_temperature_curves`. Steps that lack a sign do not count.
     """
     gaps = {}
     for title, part in curves.groupby("title", sort=False):
-        wide = part.pivot(index="step", columns="advantage", values="mean").reindex(columns=["A > 0", "A < 0"])
+        wide = part.pivot(index="step", columns="advantage", values="median").reindex(columns=["A > 0", "A < 0"])
         gap = (wide["A > 0"] - wide["A < 0"]).mean()
         if not math.isnan(gap):
             gaps[str(title)] = float(gap)
@@ -137,9 +137,9 @@ def optima_by_sign(curves: pd.DataFrame) -> str:
     signs = {(gap > 0) - (gap < 0) for gap in gaps.values()}
     if len(signs) == 1 and (sign := signs.pop()):
         gaps = {title: abs(gap) for title, gap in gaps.items()}
-        what = f"Mean T* is {'higher' if sign > 0 else 'lower'} for A > 0 than for A < 0, by"
+        what = f"Median T* is {'higher' if sign > 0 else 'lower'} for A > 0 than for A < 0, by"
     else:
-        what = "Mean T* for A > 0 minus that for A < 0:"
+        what = "Median T* for A > 0 minus that for A < 0:"
     return f"{what} " + ", ".join(f"{gap:.2f} for {title}" for title, gap in gaps.items())
 
 

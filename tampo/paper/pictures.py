@@ -31,8 +31,9 @@ PICTURES = {
         "three fixed temperatures and a linear schedule, as they are and as they would be at T = 1."
     ),
     "fig4": (
-        "Mean T* of rollouts of positive and of negative advantage along training, beside the current sampling "
-        "temperature: a panel for each of three fixed temperatures."
+        "Median and quartiles of T* of rollouts of positive and of negative advantage along training, beside the "
+        "current sampling temperature, and below the shares of rollouts whose T* is the lowest and the highest "
+        "candidate: a column for each of three fixed temperatures."
     ),
     "fig5": (
         "Rewards along training of TAMPO with three weights α of the moving average, a line for each, as they are and "
@@ -62,8 +63,9 @@ PICTURES = {
         "training of TAMPO and of fixed temperatures."
     ),
     "study_exploration_optimal": (
-        "Mean T* of rollouts of positive and of negative advantage along training of a base model that must "
-        "explore: a panel for each fixed temperature."
+        "Median and quartiles of T* of rollouts of positive and of negative advantage along training of a base model "
+        "that must explore, and below the shares at the lowest and the highest candidate: a column for each fixed "
+        "temperature."
     ),
     "controllers_temperatures": "Sampling temperatures along training: a panel for each controller.",
     "controllers_scores": "Average Pass@1, average Pass@8 and reward in training of each controller, with intervals.",

@@ -337,5 +337,24 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
     return pd.DataFrame(columns)
 
 
+# Rows of a table of half a page: two fixed temperatures, a schedule, chance, two rules.
+BRIEF = ("fixed-0.6", "fixed-1", "linear-down", "random", "learning-signal", "tampo")
+
+
+def brief_regret(table: pd.DataFrame) -> str:
+    """The regret of the rows `BRIEF` in every regime as Markdown, with an interval for the mean and the worst regime.
+
+    Args:
+        table: From `regret_table`.
+    """
+    chosen = table.set_index("method").loc[list(BRIEF)].reset_index()
+    summaries = chosen["regime"].isin(["mean", "worst"])
+    cells = chosen["regret"].map("{:.1f}".format).where(~summaries, chosen.apply(_text, axis=1))
+    wide = chosen.assign(cell=cells).pivot(index="title", columns="regime", values="cell")
+    wide = wide.loc[list(chosen["title"].unique()), list(chosen["regime"].unique())]
+    aligned = ["left", *["right"] * wide.shape[1]]
+    return wide.rename_axis(index="regret, points").to_markdown(colalign=aligned, disable_numparse=True)
+
+
 def _text(row: pd.Series) -> str:
     return with_interval(row["regret"], row["low"], row["high"])

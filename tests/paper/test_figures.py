@@ -16,6 +16,7 @@ from tampo.paper.figures import (
     figure3,
     figure4,
     optimal_temperature_curves,
+    quartiles,
     reward_curves,
     reward_figure,
     temperature_curve,
@@ -100,39 +101,100 @@ def test_rewards_at_1_are_weighted_by_their_samples(tmp_path):
     assert curves["smoothed"].tolist() == pytest.approx([0.5] * 6)
 
 
-def test_optimal_temperatures_are_pooled_over_rollouts(tmp_path):
-    """Against the mean and variance of all rollouts at once; steps without rollouts of a sign do not count."""
+def test_quartiles_are_those_of_the_values_written_out():
+    generator = np.random.default_rng(0)
+    values = np.array([0.6, 0.9, 1.0, 1.5])
+    for _ in range(300):
+        counts = generator.integers(0, 5, size=4)
+        counts[generator.integers(4)] += 1
+        expected = np.quantile(np.repeat(values, counts), [0.25, 0.5, 0.75], method="inverted_cdf")
+        assert quartiles(values, counts) == tuple(expected), counts
+
+
+def logged_optima(values):
+    """What a step logs of T* of its rollouts: the columns of `RolloutBatch.statistics`, by sign of the advantage."""
+    row = {}
+    for sign, optima in values.items():
+        name = f"optimal_temperature/{sign}"
+        row |= {f"{name}_mean": np.mean(optima), f"{name}_std": np.std(optima), f"{name}_count": len(optima)}
+        row |= {f"{name}({t:g})": np.mean(np.isclose(optima, t)) for t in CANDIDATES}
+    return row
+
+
+@pytest.fixture
+def optima(tmp_path):
+    """Two runs of 7 steps, and the T* of all rollouts of each window of five steps, by sign. Step 7 has A < 0 only."""
     generator = np.random.default_rng(0)
     runs, everything = {}, {}
     for seed in (0, 1):
         rows = []
         for step in range(1, 8):
-            row = {"step": step, "temperature": 0.9}
-            for sign in ("positive", "negative"):
-                values = generator.choice(np.arange(0.6, 1.55, 0.1), size=generator.integers(1, 9))
-                if sign == "positive" and step == 7:
-                    continue
-                everything.setdefault((sign, (step - 1) // 5), []).extend(values)
-                name = f"optimal_temperature/{sign}"
-                row |= {f"{name}_mean": values.mean(), f"{name}_std": values.std(), f"{name}_count": len(values)}
-            rows.append(row)
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
-        runs["fixed-0.9", seed] = Record(folder, {})
-    curves = optimal_temperature_curves(Result(pd.DataFrame(), {}, runs), FIXED)
-    assert len(curves) == 4
+            values = {
+                sign: generator.choice(CANDIDATES, size=generator.integers(1, 9))
+                for sign in ("positive", "negative")
+                if (sign, step) != ("positive", 7)
+            }
+            for sign, drawn in values.items():
+                everything.setdefault((sign, (step - 1) // 5), []).extend(drawn)
+            rows.append({"step": step, "temperature": 0.9, **logged_optima(values)})
+        runs["fixed-0.9", seed] = write_run(tmp_path / str(seed), rows)
+    return Result(pd.DataFrame(), {}, runs), everything
+
+
+def test_optimal_temperatures_are_pooled_over_rollouts(optima):
+    """Against all rollouts at once; steps without rollouts of a sign do not count."""
+    result, everything = optima
+    curves = optimal_temperature_curves(result, FIXED)
+    assert len(curves) == len(everything) == 4
     for (sign, window), values in everything.items():
         mark = "A > 0" if sign == "positive" else "A < 0"
         row = curves[(curves["advantage"] == mark) & (curves["step"] == (5, 7)[window])].iloc[0]
+        expected = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+        assert row[["q1", "median", "q3"]].tolist() == pytest.approx(expected)
+        assert row["at_floor"] == pytest.approx(np.mean(np.isclose(values, 0.6)))
+        assert row["at_ceiling"] == pytest.approx(np.mean(np.isclose(values, 1.5)))
         assert row["mean"] == pytest.approx(np.mean(values))
         assert row["variance"] == pytest.approx(np.var(values))
         assert row["rollouts"] == len(values)
     assert curves["temperature"].eq(0.9).all()
-    figure = figure4(curves)
-    assert [axes.get_title() for axes in figure.axes] == ["GRPO (T = 0.9)"]
-    assert legend_texts(figure.legends[0]) == ["T*, A > 0", "T*, A < 0", "current T"]
-    assert title_of(figure).startswith("Mean T* ")
+
+
+def test_a_sign_without_rollouts_in_a_whole_run(tmp_path):
+    rows = [{"step": 1, "temperature": 1.5, **logged_optima({"negative": [1.5, 1.5, 0.9]})}]
+    runs = {("fixed-1.5", 0): write_run(tmp_path / "run", rows)}
+    curves = optimal_temperature_curves(Result(pd.DataFrame(), {}, runs), FIXED)
+    assert curves[["advantage", "median", "at_ceiling", "rollouts"]].to_numpy().tolist() == [["A < 0", 1.5, 2 / 3, 3.0]]
+
+
+@pytest.mark.parametrize("all_runs", [True, False])
+def test_logs_without_the_distribution_are_refused(optima, tmp_path, all_runs):
+    """Runs of an earlier version, also beside others: they would count as no rollouts."""
+    result, _ = optima
+    early = result.runs["fixed-0.9", 0].metrics()
+    early = early[[name for name in early if "(" not in name]]
+    runs = {("fixed-0.9", 2): write_run(tmp_path / "early", early)} | ({} if all_runs else result.runs)
+    with pytest.raises(ValueError, match="earlier version.*did not log the distribution.*Train it again"):
+        optimal_temperature_curves(Result(pd.DataFrame(), {}, runs), FIXED)
+
+
+def test_figure_4_says_what_it_shows(optima):
+    curves = optimal_temperature_curves(optima[0], FIXED)
+    other = curves.assign(title="GRPO (T = 1.5)", temperature=1.5)
+    figure = figure4(pd.concat([curves, other]))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["GRPO (T = 0.9)", "GRPO (T = 1.5)"]
+    assert len(figure.axes) == 6
+    assert legend_texts(figure.legends[0]) == ["A > 0", "A < 0", "current T"]
+    for axes, column in zip(figure.axes[::2], ("median", "at_floor", "at_ceiling"), strict=True):
+        for line, advantage in zip(axes.lines, ("A > 0", "A < 0"), strict=False):
+            expected = curves.loc[curves["advantage"] == advantage, column]
+            assert line.get_ydata().tolist() == expected.tolist()
+    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    positive = curves[curves["advantage"] == "A > 0"]
+    assert (band.min(), band.max()) == (positive["q1"].min(), positive["q3"].max())
+    figure.canvas.draw()
+    ticks = [text.get_text() for text in figure.axes[2].get_yticklabels()]
+    assert all(tick.endswith("%") for tick in ticks)
+    assert title_of(figure).startswith("Median T* ")
     assert_fits(figure)
 
 

@@ -99,23 +99,23 @@ def test_rewards_at_the_end():
 
 
 def optima(gaps):
-    """Means at two steps whose differences are `gaps` - 0.1 and + 0.1; another step has no A > 0."""
+    """Medians at two steps whose differences are `gaps` - 0.1 and + 0.1; another step has no A > 0."""
     rows = []
     for title, gap in gaps.items():
-        rows += [{"title": title, "step": 3, "advantage": "A < 0", "mean": 9.0}]
+        rows += [{"title": title, "step": 3, "advantage": "A < 0", "median": 9.0}]
         for step, change in ((1, -0.1), (2, 0.1)):
-            rows += [{"title": title, "step": step, "advantage": "A > 0", "mean": 1.0 + gap + change}]
-            rows += [{"title": title, "step": step, "advantage": "A < 0", "mean": 1.0}]
+            rows += [{"title": title, "step": step, "advantage": "A > 0", "median": 1.0 + gap + change}]
+            rows += [{"title": title, "step": step, "advantage": "A < 0", "median": 1.0}]
     return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize(
     ("gaps", "expected"),
     [
-        ({"a": -0.3, "b": -0.5}, "Mean T* is lower for A > 0 than for A < 0, by 0.30 for a, 0.50 for b"),
-        ({"a": 0.3}, "Mean T* is higher for A > 0 than for A < 0, by 0.30 for a"),
-        ({"a": 0.3, "b": -0.5}, "Mean T* for A > 0 minus that for A < 0: 0.30 for a, -0.50 for b"),
-        ({"a": -0.3, "b": NAN}, "Mean T* is lower for A > 0 than for A < 0, by 0.30 for a"),
+        ({"a": -0.3, "b": -0.5}, "Median T* is lower for A > 0 than for A < 0, by 0.30 for a, 0.50 for b"),
+        ({"a": 0.3}, "Median T* is higher for A > 0 than for A < 0, by 0.30 for a"),
+        ({"a": 0.3, "b": -0.5}, "Median T* for A > 0 minus that for A < 0: 0.30 for a, -0.50 for b"),
+        ({"a": -0.3, "b": NAN}, "Median T* is lower for A > 0 than for A < 0, by 0.30 for a"),
     ],
 )
 def test_optima_by_sign(gaps, expected):

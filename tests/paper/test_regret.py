@@ -17,8 +17,10 @@ from tampo.paper.experiments import (
 )
 from tampo.paper.regret import (
     BEST,
+    BRIEF,
     RegretRuns,
     best_fixed,
+    brief_regret,
     chosen_temperature,
     heat_map,
     pass_curves,
@@ -103,6 +105,19 @@ def test_table_with_mean_and_worst():
     assert table.loc[(RULE.key, "a"), "temperature"] == pytest.approx(1.0)
     shown = regret_rows({"pass@1": table.reset_index()})
     assert shown.loc[RULE.title, "pass@1, worst"] == "10.0 (10.0 to 10.0)"
+
+
+def test_brief_table_has_six_rows_and_intervals_of_the_summaries_alone():
+    rows = [
+        {"method": key, "title": key.title(), "regime": regime, "regret": n + 0.06, "low": n - 1.0, "high": n + 1.5}
+        for n, key in enumerate(reversed(["not shown", *BRIEF]))
+        for regime in ("b", "a", "mean", "worst")
+    ]
+    lines = brief_regret(pd.DataFrame(rows)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["regret, points", "b", "a", "mean", "worst"]
+    assert [row[0] for row in cells[2:]] == [key.title() for key in BRIEF], "in this order"
+    assert cells[2][1:] == ["5.1", "5.1", "5.1 (4.0 to 6.5)", "5.1 (4.0 to 6.5)"]
 
 
 def test_the_interval_of_a_mean_over_regimes_is_that_of_independent_errors():

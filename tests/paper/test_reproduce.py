@@ -30,7 +30,7 @@ def test_ablations_use_the_first_seeds():
 
 def test_experiments_have_each_run_that_they_show():
     params = load_params("mini", {"seeds": [0, 1]})
-    assert len(EXPERIMENTS["table1"].jobs(params)) == 1 + 2 * 5
+    assert len(EXPERIMENTS["table1"].jobs(params)) == 1 + 2 * 6
     assert len(EXPERIMENTS["study_evaluation"].jobs(params)) == 3 * (1 + 2 * 5)
     temperatures = {job.evaluation.eval_temperature for job in EXPERIMENTS["study_evaluation"].jobs(params)}
     assert temperatures == {0.6, 1.0, 1.4}
