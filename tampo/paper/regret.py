@@ -304,7 +304,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
         limit = max(float(np.nanquantile(trained.abs().to_numpy(), 0.95)), 1.0)
         bar = {"label": "points below the best fixed temperature", "extend": "both"}
         sns.heatmap(
-            values, annot=True, fmt=".1f", cmap="vlag", center=0, vmin=-limit, vmax=limit, ax=axes, cbar_kws=bar
+            values, annot=True, fmt="z.1f", cmap="vlag", center=0, vmin=-limit, vmax=limit, ax=axes, cbar_kws=bar
         )
         for row, column in zip(*np.nonzero(best.to_numpy(dtype=bool)), strict=True):
             axes.add_patch(
@@ -349,7 +349,7 @@ def brief_regret(table: pd.DataFrame) -> str:
     """
     chosen = table.set_index("method").loc[list(BRIEF)].reset_index()
     summaries = chosen["regime"].isin(["mean", "worst"])
-    cells = chosen["regret"].map("{:.1f}".format).where(~summaries, chosen.apply(_text, axis=1))
+    cells = chosen["regret"].map("{:z.1f}".format).where(~summaries, chosen.apply(_text, axis=1))
     wide = chosen.assign(cell=cells).pivot(index="title", columns="regime", values="cell")
     wide = wide.loc[list(chosen["title"].unique()), list(chosen["regime"].unique())]
     aligned = ["left", *["right"] * wide.shape[1]]

@@ -47,7 +47,7 @@ def with_interval(value: float, low: float, high: float, digits: int = 1, signed
     """
     if math.isnan(value):
         return "–"
-    shown = f"{'+' if signed else ''}.{digits}f"
+    shown = f"{'+' if signed else ''}z.{digits}f"  # z: -0.04 is 0.0, not -0.0
     return f"{value:{shown}}" + ("" if math.isnan(low) else f" ({low:{shown}} to {high:{shown}})")
 
 

@@ -205,8 +205,11 @@ def test_pass_curves_are_pass_at_k_of_the_test_problems():
 
 def test_heat_map_shows_every_method_and_regime():
     table = regret_table(runs(EXAMPLE))
+    table.loc[table["regret"] == 0, "regret"] = -0.04
     figure = heat_map(table)
     axes = figure.axes[0]
+    shown = {text.get_text() for text in axes.texts}
+    assert "0.0" in shown and "-0.0" not in shown
     assert title_of(figure).startswith("No fixed T is the best in every regime. Smallest worst regret: ")
     assert_fits(figure)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "mean", "worst"]

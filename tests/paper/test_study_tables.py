@@ -30,6 +30,7 @@ def test_texts():
     assert with_interval(41.23, 39, 43.46) == "41.2 (39.0 to 43.5)"
     assert with_interval(0.5, NAN, NAN, digits=3) == "0.500"
     assert with_interval(NAN, NAN, NAN) == "–"
+    assert with_interval(-0.04, -1, 0.04, signed=True) == "+0.0 (-1.0 to +0.0)", "no negative zero"
     assert with_p(-1.5, -2, -1, 0.0004) == "-1.5 (-2.0 to -1.0), p < 0.001"
     assert with_p(1.5, -2, 5, 0.046) == "+1.5 (-2.0 to +5.0), p = 0.046"
     assert with_p(1.5, NAN, NAN, NAN) == "+1.5"
