@@ -15,7 +15,7 @@ help:
 	@echo "make verify                compare results/SCALE with the committed results"
 	@echo "make smoke                 run every notebook in minutes, on a few problems"
 	@echo "make test                  lint, type-check and run all tests"
-	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm or installations"
+	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm, installations or long trainings"
 	@echo "make test-slow             a real pretrained model on a CPU; needs TAMPO_DATA_DIR (minutes, 100 MB)"
 	@echo "make test-vllm             the vLLM engines, in an environment of their own (3 GB)"
 	@echo "make test-gpu              what only a GPU can show, in less than 8 minutes: GPU=FILE keeps the numbers as JSON"

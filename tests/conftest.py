@@ -98,8 +98,8 @@ def choose_heads(way: str, patch: pytest.MonkeyPatch) -> None:
             pytest.skip(str(error))
 
 
-# What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side; the
-# longest first. `make test-fast` leaves these out; `make test` runs all.
+# What takes most of the suite's time: notebooks, browsers, kills, Slurm, installations, processes side by side, then
+# training runs and hostile answers; the longest first. `make test-fast` leaves these out; `make test` runs all.
 HEAVY = (
     "paper/test_notebooks.py",
     "runs/test_faults.py",
@@ -121,7 +121,30 @@ HEAVY = (
     "runs/test_rollouts.py",
     "runs/test_tracking.py",
     "test_on_gpu.py",
-)
+    *(
+        f"trainer/test_{name}.py"
+        for name in (
+            "trainer", "checkpoint_steps", "architectures", "loss_temperature", "rollout_rules", "log_names",
+            "rollout_batch", "conversion", "sampler", "hostile_parameters", "short_datasets", "rollout_server",
+        )
+    ),
+    "grading/test_grading.py",
+    "tasks/test_own.py",
+    "inference/test_decoding.py",
+    "test_context.py",
+    "runs/test_kept_steps.py",
+    "paper/test_reference.py",
+    "paper/test_claims.py",
+    "test_likelihood_kernel.py",
+    *(f"paper/test_{name}.py" for name in ("power", "optimal_temperature", "theory", "noise")),
+    *("tasks/test_mini.py", "tasks/test_mini_model.py", "explore/test_algorithm.py"),
+)  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast tier does not even import the heavy files."""
+    fast = "not heavy" in config.option.markexpr
+    return True if fast and collection_path.as_posix().endswith(HEAVY) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
