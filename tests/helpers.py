@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,13 @@ def make_project(folder: Path) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / ".tampo-project").touch()
     return folder
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def without_times(files: dict[str, str]) -> dict[str, str]:

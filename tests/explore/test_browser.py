@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from tampo.paper.experiments import TRAINED
 from tampo.runs.store import RunStore
 from tests.explore.logged import STEPS, add_runs
 from tests.explore.small_store import HOSTILE, PARAMS, identity, make_store, take_steps
+from tests.helpers import free_port
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -72,9 +72,7 @@ def project(tmp_path, name):
 @pytest.fixture
 def jupyter(project, name, tmp_path):
     """The address of a separate JupyterLab: no settings of the user, nothing left behind."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     token, home = secrets.token_hex(16), tmp_path / "home"
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tampo.controllers.base import RolloutBatch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
 from tests.forks import fork
+from tests.helpers import free_port
 from tests.trainer import two_processes
 from tests.trainer.helpers import SETTINGS, make_trainer
 from tests.trainer.two_processes import Recording
@@ -61,9 +61,7 @@ def deepspeed_config(stage):
 def launch(model, folder, stage):
     common = COMMON | ({"deepspeed": deepspeed_config(stage)} if stage else {})
     settings = [common | changes for changes in RUNS.values()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # What torchrun sets. Its own launches, whose imports take most of the time, are in test_processes.py.
     given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "DS_ACCELERATOR": "cpu"}
     # With ACCELERATE_USE_CPU, accelerate ignores a DeepSpeed configuration without a word; use_cpu does not.

@@ -1,7 +1,6 @@
 """VLLMServerEngine against a real server on this machine."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tampo.inference.evaluate import evaluate, make_engine, problem_scores
 from tampo.inference.vllm_engine import VLLMEngine
 from tampo.tasks.mini import format_prompt, make_problems
 from tampo.trainer import rollout_server
+from tests.helpers import free_port
 
 PROMPTS = [format_prompt(problem.question) for problem in make_problems("gcd", 12, 0, "test")]
 START, STOP = 240, 30  # seconds
@@ -37,9 +37,7 @@ def server(mini: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @contextmanager
 def serve(mini: str, folder: Path, *options: str) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # Not `vllm serve`: the command asks for a distribution named vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", mini, "--dtype", "float32"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-num-seqs", "512"]
