@@ -106,7 +106,7 @@ class Explorer:
         views = [self.policy, self.curves, self.completions, self.note, self.likelihood]
         self.panel = widgets.VBox([top, *views])
         self._observers: dict[Any, Callable[[Any], None]] = {
-            self.runs: lambda change: self._show_runs(),
+            self.runs: lambda change: self._choose_runs(),
             self.step: lambda change: self._show_step(),
             self.problem: lambda change: self._show_problem(),
             self.rollout: lambda change: self._show_rollout(),
@@ -115,27 +115,36 @@ class Explorer:
             widget.observe(observer, "value")
         self.refresh.on_click(lambda button: self.update())
         self.follow.observe(lambda change: self.update(only_if_changed=True), "value")
-        self._find(names)
+        self._names = tuple(names)
+        self._find()
         self._show_runs()
 
     def update(self, only_if_changed: bool = False) -> None:
         """Read the folder again; a slider at the last step moves to the new last step."""
         before, at_end = self.runs.options, self.step.value == self.step.max
-        self._find(self.runs.value)
+        self._find()
         if self.runs.options != before or not only_if_changed:
             self._show_runs(at_end)
 
-    def _find(self, names: Sequence[str]) -> None:
+    def _choose_runs(self) -> None:
+        self._names = self.runs.value
+        self._show_runs()
+
+    def _find(self) -> None:
+        # A chosen run that cannot be read at this moment, because it is being written, stays chosen.
         self._histories = {history.name: history for history in find_histories(self._root)}
         options = [(history.label, name) for name, history in self._histories.items()]
-        self._set(self.runs, options, tuple(name for name in self._histories if name in names))
+        self._set(self.runs, options, tuple(name for name in self._histories if name in self._names))
 
     def _show_runs(self, at_end: bool = False) -> None:
         histories = [self._histories[name] for name in self.runs.value]
         logs = {history.label: log for history in histories if len(log := history.metrics())}
         self._chosen = [history for history in histories if history.label in logs]
+        for image in (self.policy, self.curves):
+            image.layout.display = None if logs else "none"
         if not logs:
-            self.status.value = "Choose one or more runs (Ctrl or Shift for several)."
+            self._figures = ()
+            self._show_step()
             return
         last = max(int(log["step"].iloc[-1]) for log in logs.values())
         self._figures = (policy_figure(logs), self.policy), (curves_figure(logs), self.curves)
@@ -172,8 +181,11 @@ class Explorer:
         self._show_rollout()
 
     def _show_rollout(self) -> None:
-        runs = f"{len(self._chosen)} of {len(self._histories)} runs."
-        self.status.value = f"Step {self.step.value} of {self.step.max}. {runs}"
+        if self._chosen:
+            runs = f"{len(self._chosen)} of {len(self._histories)} runs"
+            self.status.value = f"Step {self.step.value} of {self.step.max}. {runs}."
+        else:
+            self.status.value = "Choose one or more runs (Ctrl or Shift for several)."
         picture, note = None, ""
         if self.rollout.value is not None:
             name, number = self.rollout.value
@@ -186,7 +198,11 @@ class Explorer:
         self.likelihood.value = picture or b""
 
     def _set(self, widget: Any, options: Sequence[Any], value: Any) -> None:
-        """Set the options and value of a widget without calling its observer."""
+        """Set the options and value of a widget without calling its observer.
+
+        The front end gets both in one message: new options with the old value can be a value out of range.
+        """
         widget.unobserve(self._observers[widget], "value")
-        widget.options, widget.value = options, value
+        with widget.hold_sync():
+            widget.options, widget.value = options, value
         widget.observe(self._observers[widget], "value")

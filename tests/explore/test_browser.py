@@ -204,6 +204,14 @@ def test_explore(page, project):
         expect(picture).not_to_have_attribute("src", address)
     controls.locator(".widget-play button").first.click()  # which is "pause" now
 
+    # A chosen run that cannot be found for a moment leaves the list, comes back, and is chosen still.
+    folder.rename(folder.with_name("elsewhere"))
+    controls.get_by_role("button", name="Refresh").click()
+    expect(controls.locator("th")).to_have_count(1)
+    folder.with_name("elsewhere").rename(folder)
+    controls.get_by_role("button", name="Refresh").click()
+    expect(controls.locator("th")).to_have_count(2)
+
 
 @pytest.mark.parametrize("name", ["algorithm"])
 def test_algorithm(page):

@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from ipywidgets import Widget
 
 from tampo.explore import controls as explore
 from tampo.explore.controls import Explorer, best_rollout, choose, live, middle_step
@@ -242,8 +243,15 @@ def test_a_control_renews_what_depends_on_it_and_nothing_else(explorer):
     explorer.runs.value = explorer.runs.value[:2]
     assert explorer.made == [*one[:4], *one[-2:]]
     assert explorer.completions.value.count("<th ") == 2
+    chosen = explorer.runs.value
     explorer.runs.value = ()
     assert "Choose one or more runs" in explorer.status.value
+    views = explorer.policy, explorer.curves, explorer.likelihood
+    assert [view.layout.display for view in views] == ["none"] * 3, "no picture of runs that are not chosen"
+    explorer.step.value = 4
+    assert "Choose one or more runs" in explorer.status.value
+    explorer.runs.value = chosen
+    assert [view.layout.display for view in views] == [None] * 3
 
 
 def test_following_a_training_under_way(explorer, store):
@@ -262,6 +270,48 @@ def test_following_a_training_under_way(explorer, store):
     explorer.refresh.click()
     assert (explorer.step.value, explorer.step.max) == (2, 5)
     assert explorer.runs.options[0][0] == "TAMPO, seed 1, at step 5 of 6"
+
+
+def test_a_run_that_cannot_be_read_for_a_moment_stays_chosen(explorer, store):
+    chosen = explorer.runs.value
+    folder, elsewhere = store.root / chosen[0], store.root / "elsewhere"
+    folder.rename(elsewhere)
+    explorer.refresh.click()
+    assert explorer.runs.value == chosen[1:]
+    elsewhere.rename(folder)
+    explorer.refresh.click()
+    assert explorer.runs.value == chosen
+    explorer.runs.value = chosen[1:]
+    explorer.refresh.click()
+    assert explorer.runs.value == chosen[1:], "what the reader leaves out stays out"
+
+
+def test_a_front_end_never_gets_a_choice_without_its_options(explorer, store, monkeypatch):
+    """After each message the chosen entries are among the options: JavaScript fails at others."""
+    lists = explorer.runs, explorer.problem, explorer.rollout
+    shown = {widget: widget.get_state(["index", "_options_labels"]) for widget in lists}
+    sizes = {widget: [len(state["_options_labels"])] for widget, state in shown.items()}
+
+    def receive(widget, message, buffers=None):
+        if (state := shown.get(widget)) is not None:
+            state.update(message["state"])
+            chosen = state["index"] if isinstance(state["index"], tuple) else [state["index"]]
+            assert all(index is None or index < len(state["_options_labels"]) for index in chosen)
+            sizes[widget].append(len(state["_options_labels"]))
+
+    monkeypatch.setattr(Widget, "_send", receive)
+    explorer.problem.value, explorer.rollout.value = PROBLEMS[-1], explorer.rollout.options[-1][1]
+    last = store.root / explorer.runs.options[-1][1]
+    last.rename(store.root / "elsewhere")
+    explorer.refresh.click()
+    (store.root / "elsewhere").rename(last)
+    explorer.refresh.click()
+    explorer.runs.value = (store.folder("training", identity(TRAINED[-1], seed=1)).name,)
+    explorer.step.value = 1
+    store.root.rename(store.root.with_name("elsewhere"))
+    explorer.refresh.click()
+    explorer.problem.value = None
+    assert all(min(shrunk) < max(shrunk) for shrunk in (sizes[explorer.runs], sizes[explorer.rollout]))
 
 
 def test_controls_of_runs_without_rollouts(tmp_path):
