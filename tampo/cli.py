@@ -148,9 +148,10 @@ def _add_sweep(commands: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs of a sweep that
-    failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
+    """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs and notebooks
+    that failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
     expected: tuple[type[Exception], ...] = (UsageError, ImportError, FileExistsError, BadPath)
+    failed: tuple[type[Exception], ...] = ()
     try:
         options = build_parser().parse_args(arguments)
         if options.command != "init":
@@ -159,13 +160,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from tampo.context import UnsuitableModel
                 from tampo.runs.checkpoints import DamagedCheckpoint
                 from tampo.runs.store import MissingRecord
+                from tampo.runs.workers import RunFailed
                 from tampo.tasks.published import DataError
 
+                failed = (RunFailed,)
                 expected += (ConfigError, DataError, DamagedCheckpoint, MissingRecord, UnsuitableModel)
         return options.run(options) or 0
     except expected as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
+    except failed as error:  # its message has the end of the log
+        print(f"tampo: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise

@@ -10,15 +10,29 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.runs.killed_run", "tests.trainer.two_processes"])
 
 
 def fork(messages: Path, function: Callable[..., Any], *arguments: Any, **environment: str) -> BaseProcess:
-    """Start a process that calls a function of a module, with what it prints in the file `messages`."""
-    process = CONTEXT.Process(target=_call, args=(messages, function, arguments, environment))
+    """Start a process that calls a function of a module, with what it prints in the file `messages`, its name."""
+    process = CONTEXT.Process(name=str(messages), target=_call, args=(messages, function, arguments, environment))
     process.start()
     return process
+
+
+def wait_for(process: BaseProcess, seconds: float) -> int:
+    """The exit code of a process. One that is not done by then is killed, and fails the test."""
+    process.join(timeout=seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        pytest.fail(
+            f"A process was still running after {seconds} s; it said:\n{Path(process.name).read_text()[-3000:]}"
+        )
+    return process.exitcode
 
 
 def _call(

@@ -34,6 +34,7 @@ WINDOW = 25  # steps, as in Figure 3 of the paper
 # out: there a few rollouts have nearly all the weight, and the estimate is noise.
 FEWEST_SAMPLES = 0.1
 PALETTE = sns.color_palette("colorblind")
+MARKERS = "os^D"
 # Colour, marker and line style of each sign of the advantage.
 SIGNS = {"A > 0": (PALETTE[2], "o", "-"), "A < 0": (PALETTE[3], "s", "--")}
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (3, 1.25, 1.5, 1.25)), (0, (5, 1, 1, 1)))

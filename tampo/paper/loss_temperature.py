@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tampo.config import Params
 from tampo.paper import findings
 from tampo.paper.experiments import LOSS_TEMPERATURE_ROWS, Method, loss_jobs
-from tampo.paper.figures import PALETTE, style, training_logs
+from tampo.paper.figures import MARKERS, PALETTE, style, training_logs
 from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import KS, Result, collect, differences, pass_scores, summarise
 from tampo.paper.study_tables import average_rows, difference_columns, with_p
@@ -28,7 +28,6 @@ from tampo.stats import mean_interval
 # (loss at the sampling temperature, loss at 1) of each row.
 PAIRS = tuple(zip(LOSS_TEMPERATURE_ROWS[::2], LOSS_TEMPERATURE_ROWS[1::2], strict=True))
 MEAN, CAPPED = "loss/importance_weight_mean", "loss/importance_weight_capped"  # columns of the log
-_MARKERS = "os^D"
 
 
 def run_loss(params: Params, log: Callable[[str], None] = print_line) -> dict[str, Result]:
@@ -120,7 +119,7 @@ def loss_figure(table: pd.DataFrame) -> Figure:
                 y = [titles.index(title) + shift for title in rows]
                 found = chosen.loc[rows]
                 bars = (found["difference"] - found["low"], found["high"] - found["difference"])
-                look = {"fmt": _MARKERS[number % len(_MARKERS)], "color": PALETTE[number], "ms": 5, "elinewidth": 1.2}
+                look = {"fmt": MARKERS[number % len(MARKERS)], "color": PALETTE[number], "ms": 5, "elinewidth": 1.2}
                 axes.errorbar(found["difference"], y, xerr=bars, label=regime, **look)
             axes.set(xlabel=f"{metric_title(metric)}, points", ylim=(len(titles) - 0.5, -0.5))
             sns.despine(ax=axes)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tampo.paper import findings
-from tampo.paper.figures import PALETTE, style
+from tampo.paper.figures import MARKERS, PALETTE, style
 from tampo.paper.layout import set_title
 from tampo.paper.published_results import BENCHMARKS, TABLES
 
@@ -212,7 +212,7 @@ def power_figure(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(figsize=(6.0, 3.5), layout="constrained")
         for number, (samples, rows) in enumerate(table.groupby("samples")):
             word = "sample" if samples == 1 else "samples"
-            look = {"color": PALETTE[number], "marker": "os^D"[number % 4], "ms": 3}
+            look = {"color": PALETTE[number], "marker": MARKERS[number % len(MARKERS)], "ms": 3}
             for name, dashes in (("same problems", "-"), ("new problems", ":")):
                 line = rows[rows["comparison"] == name]
                 label = f"{samples} {word}, {name}"

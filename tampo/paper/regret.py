@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tampo.config import Params
 from tampo.paper import findings
 from tampo.paper.experiments import BASE, REGRET_EVALUATIONS, REGRET_FIXED, Method, regret_jobs, regret_methods
-from tampo.paper.figures import PALETTE, style
+from tampo.paper.figures import MARKERS, PALETTE, style
 from tampo.paper.layout import legend_below, set_title
 from tampo.paper.results import KS as KS
 from tampo.paper.study_tables import with_interval
@@ -270,7 +270,7 @@ def pass_figure(table: pd.DataFrame) -> Figure:
         for axes, (regime, curves) in zip(panels[0], by_regime, strict=True):
             best = ""
             for number, ((title, curve), marker) in enumerate(
-                zip(curves.groupby("title", sort=False), "os^D", strict=False)
+                zip(curves.groupby("title", sort=False), MARKERS, strict=False)
             ):
                 label = str(title)
                 if label.endswith(_BEST_FIXED):

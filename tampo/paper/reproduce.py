@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loky import ProcessPoolExecutor, cpu_count
+from loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
 
 from tampo.config import ConfigError, Params, load_params
 from tampo.paper.experiments import EXPERIMENTS, Experiment
@@ -28,10 +28,11 @@ from tampo.project import folder_name, notebook_folder, output_folder, project_r
 from tampo.runs.archive import unpack
 from tampo.runs.jobs import Job, print_line, run_jobs
 from tampo.runs.store import STORE_VARIABLE, MissingRecord, RunStore
+from tampo.runs.workers import RunFailed
 
 
-class NotebookFailed(RuntimeError):
-    """A notebook raised an error; the message has the end of its output."""
+class NotebookFailed(RunFailed):
+    """A notebook raised an error, and the message has the end of its output; or its process was killed."""
 
 
 def reproduce(
@@ -173,7 +174,7 @@ def execute(
         log: Receives a line for each notebook.
 
     Raises:
-        NotebookFailed: A notebook raised an error; those not yet started are left.
+        NotebookFailed: A notebook raised an error, or its process was killed; those not yet started are left.
     """
     root = project_root()
     # The folder is not a parameter, which would stand in the notebook.
@@ -193,6 +194,12 @@ def execute(
         except KeyboardInterrupt:
             pool.shutdown(kill_workers=True)  # their kernels end with them
             raise
+        except BrokenProcessPool:
+            left = ", ".join(name for name in names if name not in {path.stem for path in made})
+            raise NotebookFailed(
+                f"A process that executes notebooks was killed, perhaps for want of memory. Not executed: {left}. Run "
+                "the same command again; --workers 1 needs the least memory."
+            ) from None
         finally:
             pool.shutdown()
     return made

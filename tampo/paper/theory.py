@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tampo.meta_policy import sparsemax
 from tampo.paper import findings
-from tampo.paper.figures import PALETTE, style
+from tampo.paper.figures import MARKERS, PALETTE, style
 from tampo.paper.layout import legend_below, set_title
 from tampo.paper.optimal_temperature import ScoredRollouts, bootstrap_sums, fisher_information
 
@@ -223,7 +223,7 @@ def weight_and_bound_figure(information: Mapping[str, float], group: int = 8) ->
         left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         tokens = np.geomspace(10, 10_000, 100)
         for number, (title, per_token) in enumerate(information.items()):
-            look = {"color": PALETTE[number], "marker": "os^D"[number % 4], "ms": 4, "markevery": 33}
+            look = {"color": PALETTE[number], "marker": MARKERS[number % len(MARKERS)], "ms": 4, "markevery": 33}
             for rate, dashes in ((0.1, "-"), (0.5, "--")):
                 label = f"{title}, {rate:.0%} right"
                 right.plot(tokens, selection_bound(rate, tokens, per_token), dashes, label=label, **look)

@@ -1,6 +1,9 @@
 """The registry has every notebook and its runs; what is refused; how a failing notebook is reported."""
 
+import os
+import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -11,6 +14,7 @@ from tampo.paper import reproduce as module
 from tampo.paper.experiments import EXPERIMENTS, Experiment
 from tampo.paper.reproduce import NotebookFailed, execute, reproduce
 from tampo.runs.provenance import write_manifest
+from tampo.runs.workers import RunFailed
 from tests.helpers import make_project
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +67,13 @@ def test_refusals(capsys):
     assert "No scale 'maxi'" in capsys.readouterr().err
 
 
+def test_what_failed_is_said_without_a_traceback_of_the_command(monkeypatch, capsys):
+    for error in (RunFailed("TAMPO, seed 0 failed"), NotebookFailed("fig2.ipynb failed")):
+        monkeypatch.setattr(module, "reproduce", Mock(side_effect=error))
+        assert main(["reproduce", "smoke"]) == 1
+        assert capsys.readouterr().err == f"tampo: {error}\n"
+
+
 def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     with pytest.raises(NotebookFailed, match=r"table1.ipynb failed with .*\n(.*\n)*.*Unknown parameter 'alhpa'"):
@@ -74,3 +85,9 @@ def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     assert "Unknown parameter 'alhpa'" in "".join(failed[0].outputs[-1].traceback)
     assert any(cell.get("execution_count") for cell in cells[: cells.index(failed[0])])
     assert not any(cell.get("execution_count") for cell in cells[cells.index(failed[0]) + 1 :])
+
+
+def test_a_notebook_whose_process_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_execute", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(NotebookFailed, match=r"was killed.*Not executed: fig2, study_theory\..*--workers 1"):
+        execute({"fig2": {}, "study_theory": {}}, tmp_path)

@@ -16,7 +16,7 @@ from tampo.files import sha256
 from tampo.runs.checkpoints import last_whole_checkpoint
 from tampo.runs.pipeline import evaluation_identity, training_identity
 from tampo.runs.store import PROGRESS, TIMES, RunStore
-from tests.forks import fork
+from tests.forks import fork, wait_for
 from tests.helpers import without_times
 from tests.runs import killed_run
 from tests.runs.killed_run import POINTS
@@ -46,8 +46,7 @@ def messages_of(root):
 def run(root, **options):
     """Exit status and messages of a run."""
     process = start(root, **options)
-    process.join(timeout=300)
-    return process.exitcode, messages_of(root).read_text()
+    return wait_for(process, 300), messages_of(root).read_text()
 
 
 def folders(root, params=PARAMS):
@@ -117,13 +116,13 @@ def test_stopped_by_a_signal_within_a_step(whole, tmp_path, number):
     training, _ = folders(tmp_path)
     step = wait_for_step(process, training, 3)
     os.kill(process.pid, number)
-    process.join(timeout=60)
+    status = wait_for(process, 60)
     messages = messages_of(tmp_path).read_text()
     assert "Stopping after this step; finished work is kept." in messages
     stopped = int(re.search(r"Stopped after step (\d+) of 7", messages)[1])
     assert step <= stopped <= step + 2, "the step that ran, or one that ended while the signal was on its way"
     assert (training / "checkpoints" / f"checkpoint-{stopped}").is_dir()
-    assert process.exitcode not in (0, None)
+    assert status != 0
     assert run(tmp_path)[0] == 0
     assert bits(tmp_path) == whole
 
@@ -137,8 +136,7 @@ def test_workers_stop_with_their_parent(whole, tmp_path, number):
     wait_for_step(parent, training, 2)
     (worker,) = children(parent.pid)
     os.kill(parent.pid, number)
-    parent.join(timeout=60)
-    assert parent.exitcode not in (0, None)
+    assert wait_for(parent, 60) != 0
     for _ in range(600):
         if not Path(f"/proc/{worker}").exists() or "zombie" in Path(f"/proc/{worker}/status").read_text():
             break

@@ -18,7 +18,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tampo.controllers.base import RolloutBatch
 from tampo.trainer.config import TAMPOConfig
 from tampo.trainer.trl_internals import LogitRecorder, tapped_logits
-from tests.forks import fork
+from tests.forks import fork, wait_for
 from tests.helpers import free_port
 from tests.trainer import two_processes
 from tests.trainer.helpers import SETTINGS, make_trainer
@@ -70,10 +70,13 @@ def launch(model, folder, stage):
         fork(folder / f"messages{n}", two_processes.rank, model, folder, settings, RANK=n, LOCAL_RANK=n, **given)
         for n in ("0", "1")
     ]
-    for process in ranks:
-        process.join(timeout=180)
+    try:
+        codes = [wait_for(process, 180) for process in ranks]
+    finally:
+        for process in ranks:  # the other one waits for one that failed
+            process.kill()
     said = [(folder / f"messages{n}").read_text()[-3000:] for n in ("0", "1")]
-    assert [process.exitcode for process in ranks] == [0, 0], said
+    assert codes == [0, 0], said
 
 
 @pytest.fixture(scope="session")
