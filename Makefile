@@ -12,7 +12,7 @@ VLLM_READY := .venv-vllm/.ready
 help:
 	@echo "make table1 [SCALE=mini]   train and evaluate what is missing, write results/SCALE/tables/table1.*, compare it"
 	@echo "make reproduce             all tables and figures: SCALE=mini SEEDS=0-4; can be interrupted and resumed"
-	@echo "make verify                compare results/SCALE with the committed results"
+	@echo "make verify                compare what make reproduce made with the committed results"
 	@echo "make smoke                 run every notebook in minutes, on a few problems"
 	@echo "make test                  lint, type-check and run all tests"
 	@echo "make test-fast             the quick tests: no notebooks, browser, kills, Slurm, installations or long trainings"
@@ -37,7 +37,7 @@ reproduce: $(READY)
 	$(BIN)/tampo reproduce $(SCALE) --seeds $(SEEDS)
 
 verify: $(READY)
-	$(BIN)/tampo verify $(SCALE)
+	$(BIN)/tampo verify $(SCALE) --seeds $(SEEDS)
 
 smoke: $(READY)
 	$(BIN)/tampo reproduce smoke

@@ -100,11 +100,12 @@ def _add_comparisons(commands: Any) -> None:
         "verify",
         help="compare your results with the committed ones; exit status 1 where anything is different",
         description="Compare results with the reference, row by row: equal to the bit, equal within rounding, inside "
-        "the interval (one value lies in the other's 95 %% interval), different, or not run. Writes verify.md and "
+        "the interval (one value lies in the other's 95 % interval), different, or not run. Writes verify.md and "
         "verify.json beside them. Exit status: 0 nothing differs, 1 something does, 2 nothing could be compared.",
     )
     verify.add_argument("results", nargs="?", default="mini", metavar="SCALE|FOLDER", help="default: mini")
     verify.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks, such as table1")
+    verify.add_argument("--seeds", metavar="SEEDS", help="what `tampo reproduce SCALE --seeds SEEDS` made, such as 0-4")
     verify.add_argument("--full", action="store_true", help="read every file of the runs behind the results, too")
     verify.add_argument(
         "--allow-version", action="store_true", help="compare with a reference that another version made"
@@ -282,7 +283,7 @@ def _verify(options: argparse.Namespace) -> int:
     from tampo.paper.outputs import read_manifests, reference_folder
     from tampo.paper.verify import report, results_of, verify
 
-    folder = results_of(options.results)
+    folder = results_of(options.results, options.seeds)
     scales = [manifest["params"]["scale"] for manifest in read_manifests(folder).values() if "params" in manifest]
     reference = Path(options.reference) if options.reference else reference_folder(scales[0] if scales else folder.name)
     found = verify(folder, reference, options.only, options.full, options.allow_version)

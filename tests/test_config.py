@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tampo.config import RENAMED, ConfigError, Params, TrainingConfig, load_params
-from tampo.paper.experiments import TABLE1
+from tampo.paper.experiments import EXPERIMENTS, TABLE1
 from tampo.paper.notebook import notebook_params
 from tampo.project import project_root
 
@@ -295,3 +295,11 @@ def test_what_the_rows_set_cannot_be_given(name):
     with pytest.raises(ConfigError, match=f"{name} cannot be given here"):
         notebook_params({"params": "smoke", name: value}, "table1")
     assert notebook_params({"params": "smoke", "alpha": 0.1, name: None}, "table1").alpha == 0.1
+
+
+@pytest.mark.parametrize("notebook", [name for name, e in EXPERIMENTS.items() if any(m.changes for m in e.methods)])
+def test_no_controller_takes_the_place_of_those_of_the_rows(notebook):
+    """The rows of an ablation, too, would have TAMPO's titles and train with another controller."""
+    given = {"params": EXPERIMENTS[notebook].source("smoke"), "temperature_controller": "linear"}
+    with pytest.raises(ConfigError, match="temperature_controller cannot be given here"):
+        notebook_params(given, notebook)

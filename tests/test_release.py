@@ -270,7 +270,7 @@ def test_an_archive_that_was_edited(changed):
 def test_verify_is_not_run_without_results_and_fails_with_what_it_says(checkout):
     with pytest.raises(release_check.NotRun, match="make reproduce"):
         release_check.verified(checkout)
-    write(checkout, "results/mini/tables/table1.manifest.json", "{}")
+    write(checkout, "results/mini/seeds=0-4/tables/table1.manifest.json", "{}")
     for status, expected in ((0, []), (1, ["different: table1"])):
         write(checkout, "tampo/__main__.py", f"print('different: table1')\nraise SystemExit({status})\n")
         assert release_check.verified(checkout) == expected

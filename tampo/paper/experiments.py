@@ -85,11 +85,11 @@ FIXED = TABLE1[1:4]
 TRAINED = TABLE1[1:]
 # With the default alpha 0.05 and p 0.7, all rows with the key "tampo" are the same training runs.
 TABLE2 = tuple(
-    Method("tampo" if alpha == 0.05 else f"alpha-{alpha:g}", f"TAMPO (α = {alpha:.2f})", {"alpha": alpha})
+    _row("tampo" if alpha == 0.05 else f"alpha-{alpha:g}", "tampo", f"TAMPO (α = {alpha:.2f})", alpha=alpha)
     for alpha in (0.01, 0.05, 0.10)
 )
 TABLE3 = tuple(
-    Method("tampo" if p == 0.7 else f"p-{p:g}", f"TAMPO (p = {p:g})" + (", greedy" if p == 0 else ""), {"p": p})
+    _row("tampo" if p == 0.7 else f"p-{p:g}", "tampo", f"TAMPO (p = {p:g})" + (", greedy" if p == 0 else ""), p=p)
     for p in (0.9, 0.7, 0.5, 0.0)
 )
 TABLE4 = (_TAMPO,)
@@ -126,6 +126,9 @@ REGRET_OTHERS = (
 )
 REGRET_ROWS = REGRET_FIXED + REGRET_OTHERS
 _REGRET_SMOKE = (REGRET_FIXED[0], REGRET_FIXED[-1], _TAMPO)
+# With all training seeds: every fixed temperature, since they are what a rule is compared with, and the main rules. The
+# others have the first `ABLATION_SEEDS`.
+REGRET_MAIN = {method.key for method in REGRET_FIXED} | {"tampo", "linear", "linear-down", "random", "learning-signal"}
 
 
 def _regret_rows(*keys: str) -> tuple[Method, ...]:
@@ -207,14 +210,16 @@ def regret_methods(params: Params) -> tuple[Method, ...]:
 def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
     """The runs of the regret study, by (regime, evaluation temperature, method's key, training seed).
 
-    The base model is evaluated too, once.
+    The rows of `REGRET_MAIN` have all training seeds, the others the first `ABLATION_SEEDS`. The base model is
+    evaluated too, once.
     """
     jobs, methods = {}, regret_methods(params)
     for regime, config in regime_params(params).items():
         for temperature, samples in REGRET_EVALUATIONS[params.scale].items():
             changed = config.model_copy(update={"eval_temperature": temperature, "eval_samples": samples})
             for (key, seed), job in experiment_jobs(changed, (BASE, *methods)).items():
-                jobs[regime, temperature, key, seed] = job
+                if key in REGRET_MAIN or seed in params.seeds[:ABLATION_SEEDS]:
+                    jobs[regime, temperature, key, seed] = job
     return jobs
 
 
@@ -266,6 +271,7 @@ class Experiment:
         temperatures: Evaluation temperatures besides that of the parameters.
         alone: It measures times, so nothing else should run at the same time.
         one_seed: It is a single training run with the first seed.
+        more_seeds: So many further seeds where several are given, for a question that needs them.
         needs_texts: It trains by itself or shows texts, so that an archive of records is not enough for it.
         special_jobs: Lists its runs where they are not simply `methods` with the notebook's parameters, but for example
             `methods` in several regimes.
@@ -279,6 +285,7 @@ class Experiment:
     temperatures: tuple[float, ...] = ()
     alone: bool = False
     one_seed: bool = False
+    more_seeds: int = 0
     needs_texts: bool = False
     special_jobs: Callable[[Params], Mapping[Any, Job]] | None = None
 
@@ -301,6 +308,8 @@ class Experiment:
     def parameters(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
         """The parameters to execute the notebook with. Raises KeyError if it has no variant for the scale."""
         chosen = list(seeds)[:ABLATION_SEEDS] if self.ablation else list(seeds)
+        if len(chosen) > 1:
+            chosen += range(max(chosen) + 1, max(chosen) + 1 + self.more_seeds)
         seed = {"seed": chosen[0]} if self.one_seed else {"seeds": chosen}
         return {"params": self.source(scale)} | seed
 
@@ -341,7 +350,6 @@ EXPERIMENTS = {
             REGRET_ROWS,
             "rules for the temperature in several regimes",
             _REGIME_SCALES,
-            ablation=True,
             special_jobs=regret_jobs,
         ),
         Experiment(
@@ -349,6 +357,7 @@ EXPERIMENTS = {
             REPLAY_ROWS,
             "the adaptation of the temperature, or its course",
             _REGIME_SCALES,
+            more_seeds=5,
             special_jobs=replayed_jobs,
         ),
         Experiment("study_drift", DRIFT_ROWS, "a task that changes during training", DRIFT_PARAMS, ablation=True),

@@ -3,7 +3,7 @@
 A sweep over fixed temperatures finds the best one of a regime; a rule that needs no sweep should lose little against it
 in every regime. Each benchmark's problems are split in two: the best fixed temperature, and the best temperature for
 the evaluation, are chosen on the first half (validation), and all scores are those of the second half (test). Scores
-are averages over benchmarks; differences are paired by training seed and problem.
+are averages over benchmarks; differences are paired by training seed and problem, over the seeds that both rows have.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class RegretRuns:
     Attributes:
         methods: The rows; the first is the base model.
         counts: By (regime, evaluation temperature, method's key): the correct samples of each problem by benchmark,
-            shape (seeds, problems), in the order of the problems.
+            shape (seeds, problems), in the order of the problems. A row may have the first few seeds only.
         samples: Samples of a problem by evaluation temperature.
         records: All records by name.
         runs: The record of each training run, by (regime, method's key, seed).
@@ -120,14 +120,20 @@ def regret(
         rival: Another row's key; None: the regime's best fixed temperature.
 
     Returns:
-        One array (seeds, problems) per benchmark, in points.
+        One array (seeds, problems) per benchmark, in points: the seeds that both have. The base model is the same for
+        all seeds of its rival.
     """
     rival = rival or best_fixed(runs, regime, k, evaluation)
     theirs, ours = (
         scores(runs, regime, chosen_temperature(runs, regime, key, k, evaluation), key, k, test=True)
         for key in (rival, method)
     )
-    return [theirs[name] - ours[name] for name in ours]
+    return [_difference(theirs[name], ours[name]) for name in ours]
+
+
+def _difference(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> NDArray[np.float64]:
+    seeds = min(len(theirs), len(ours))
+    return theirs - ours if seeds == 1 else theirs[:seeds] - ours[:seeds]
 
 
 def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) -> pd.DataFrame:
@@ -138,23 +144,24 @@ def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) ->
         evaluation: The evaluation temperature, or `BEST`.
 
     Returns:
-        One row per method and regime ("mean" and "worst" last): method, title, regime, score (test problems), regret,
-        low, high (95 % interval), best (whether it is the regime's best fixed temperature on the validation problems),
-        temperature (mean over training).
+        One row per method and regime ("mean" and "worst" last): method, title, seeds (of training; 0 for the base
+        model), regime, score (test problems), regret, low, high (95 % interval), best (whether it is the regime's best
+        fixed temperature on the validation problems), temperature (mean over training).
     """
     rows = []
     rivals = {regime: best_fixed(runs, regime, k, evaluation) for regime in runs.regimes}
     for method in runs.methods:
         estimates: dict[str, Estimate] = {}
+        seeds = len({seed for _, key, seed in runs.runs if key == method.key})
+        row = {"method": method.key, "title": method.title, "seeds": seeds}
         for regime in runs.regimes:
             chosen = chosen_temperature(runs, regime, method.key, k, evaluation)
             estimates[regime] = estimate = mean_interval(
                 regret(runs, regime, method.key, k, evaluation, rivals[regime])
             )
             rows.append(
-                {
-                    "method": method.key,
-                    "title": method.title,
+                row
+                | {
                     "regime": regime,
                     "score": mean(scores(runs, regime, chosen, method.key, k, test=True)),
                     **_ends(estimate),
@@ -163,7 +170,7 @@ def regret_table(runs: RegretRuns, k: int = 1, evaluation: float | str = 1.0) ->
                 }
             )
         for name, summary in (("mean", _mean_of(estimates)), ("worst", max(estimates.values(), key=_value))):
-            rows.append({"method": method.key, "title": method.title, "regime": name, **_ends(summary), "best": False})
+            rows.append(row | {"regime": name, **_ends(summary), "best": False})
     return pd.DataFrame(rows)
 
 
@@ -320,13 +327,13 @@ def heat_map(table: pd.DataFrame) -> Figure:
 
 
 def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Mean and worst regret of every method for a reader, by the name of each of `tables` (from `regret_table`).
+    """Training seeds, and mean and worst regret, of every method, by the name of each of `tables` (`regret_table`).
 
     `robust`: From `robust_table`, two more columns.
     """
-
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for name, table in tables.items():
+        columns["training seeds"] = table.drop_duplicates("title").set_index("title")["seeds"]
         for summary in ("mean", "worst"):
             chosen = table[table["regime"] == summary].set_index("title")
             columns[f"{name}, {summary}"] = chosen.apply(_text, axis=1)

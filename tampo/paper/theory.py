@@ -86,7 +86,7 @@ def mean_signal(answers: Answers, temperatures: Sequence[float], kind: str = "so
 
 
 def predicted_signal(answers: Answers, temperatures: Sequence[float]) -> NDArray[np.float64]:
-    """(I - W) J / K, shape (K,): W[k, j] is the mean share of temperature k in answers that were sampled at j.
+    """(J - W J) / K, shape (K,): W[k, j] is the mean share of temperature k in answers that were sampled at j.
 
     It equals `mean_signal` for normalised likelihoods; sparsemax, which is sharper, has no such formula. On short
     answers W is 1 / K everywhere, and the signal is J minus its mean; on longer ones W averages over neighbours, and
@@ -189,7 +189,7 @@ def signal_figure(answers: Sequence[Answers], temperatures: Sequence[float]) -> 
                 label="signal with normalised likelihoods, exact",
             )
             predicted = predicted_signal(task, temperatures) / size
-            axes.plot(temperatures, predicted, "x", color=PALETTE[1], label="(I - W) J / K")
+            axes.plot(temperatures, predicted, "x", color=PALETTE[1], label="(J − W J) / K")
             sharper = mean_signal(task, temperatures, "sparsemax")
             sharper /= np.abs(sharper).max()
             axes.plot(temperatures, sharper, "--", color=PALETTE[2], label="signal with sparsemax, exact")

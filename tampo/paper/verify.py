@@ -1,5 +1,6 @@
 """Are these results those of the reference? `tampo verify`, and `tampo diff` for any two folders of results."""
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -8,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tampo.config import ConfigError
+from tampo.config import ConfigError, load_params
 from tampo.files import write_json, write_text
 from tampo.paper.comparison import Comparison, Item, Status, check_files, compare_notebook, equal_records
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import differing_parameters, read_about, read_manifests
 from tampo.paper.reproduce import archived_store, choose, execute
-from tampo.project import scale_folder
+from tampo.project import output_folder, scale_folder
 from tampo.runs.hashes import read_all
 from tampo.runs.jobs import print_line
 from tampo.runs.provenance import MANIFEST_ENDING
@@ -51,7 +52,9 @@ def verify(
     """
     here = read_manifests(folder)
     if not here:
-        raise ConfigError(f"There are no results in {folder}. `tampo reproduce` and the notebooks make them.")
+        others = sorted(path for path in folder.glob("*") if read_manifests(path))
+        named = f" Is it {' or '.join(map(os.path.relpath, others))}?" if others else ""
+        raise ConfigError(f"There are no results in {folder}. `tampo reproduce` and the notebooks make them.{named}")
     about, there = read_about(reference), read_manifests(reference)
     made_by, this = about["versions"]["tampo"], metadata.version("tampo")
     if made_by != this and not allow_version:
@@ -206,7 +209,18 @@ def _write(found: Comparison, folder: Path, reference: Path) -> None:
     write_json(folder / "verify.json", values)
 
 
-def results_of(where: str) -> Path:
-    """The folder of results that a word names: a scale's results/<scale>, or the path of a folder."""
+def results_of(where: str, seeds: str | None = None) -> Path:
+    """The folder of results that a word names: a scale's results/<scale>, or the path of a folder.
+
+    Args:
+        where: A scale's name, or a path.
+        seeds: The folder in the scale's in which `tampo reproduce --seeds` puts these.
+
+    Raises:
+        ConfigError: Seeds that are none, or seeds and a path.
+    """
+    if seeds is not None:
+        params = load_params(where, {"seeds": seeds})
+        return output_folder(params.scale, params.changes(load_params(where)))
     usual = scale_folder(where)
     return usual if usual.is_dir() or not Path(where).is_dir() else Path(where)

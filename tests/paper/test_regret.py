@@ -10,6 +10,7 @@ from tampo.paper.experiments import (
     REGIMES,
     REGRET_EVALUATIONS,
     REGRET_FIXED,
+    REGRET_MAIN,
     REGRET_ROWS,
     regime_params,
     regret_jobs,
@@ -95,6 +96,24 @@ def test_the_best_evaluation_temperature_is_chosen_per_row_on_validation_problem
     np.testing.assert_allclose(regret(found, "a", RULE.key, 1, BEST)[0], -10.0)  # 50 at 0.6 against 60
 
 
+def test_a_row_with_fewer_seeds_is_paired_with_the_first_ones():
+    found = runs(EXAMPLE, seeds=5)
+    generator = np.random.default_rng(0)
+    for benchmark, values in found.counts["b", 1.0, WARM.key].items():  # the best one of b
+        found.counts["b", 1.0, WARM.key][benchmark] = values - generator.integers(0, 2, values.shape)
+    found.counts["b", 1.0, RULE.key] = {name: v[:3] for name, v in found.counts["b", 1.0, RULE.key].items()}
+    for regime in EXAMPLE:
+        del found.runs[regime, RULE.key, 3], found.runs[regime, RULE.key, 4]
+    for name, values in zip(("one", "two"), regret(found, "b", RULE.key, 1, 1.0), strict=True):
+        theirs, ours = (found.counts["b", 1.0, key][name][:3, 4:] for key in (WARM.key, RULE.key))
+        np.testing.assert_allclose(values, 100 * (theirs - ours) / SAMPLES)
+    found.counts["b", 1.0, "base"] = {name: v[:1] for name, v in found.counts["b", 1.0, COLD.key].items()}
+    assert all(values.shape == (5, 4) for values in regret(found, "b", "base", 1, 1.0)), "with each seed of its rival"
+    table = regret_table(found).drop_duplicates("method").set_index("method")
+    assert dict(table["seeds"]) == {COLD.key: 5, WARM.key: 5, RULE.key: 3}
+    assert regret_rows({"pass@1": regret_table(found)})["training seeds"][RULE.title] == 3
+
+
 def test_table_with_mean_and_worst():
     table = regret_table(runs(EXAMPLE)).set_index(["method", "regime"])
     assert table.loc[(RULE.key, "a"), "score"] == pytest.approx(40)
@@ -169,6 +188,12 @@ def test_every_regime_makes_every_row_at_every_evaluation_temperature(scale):
         trained[regime, key, seed].add(job.training.model_dump_json())
     assert all(len(texts) == 1 for texts in trained.values()), "one training run for all evaluations"
     assert EXPERIMENTS["regret"].jobs(params)
+    seeds = {}
+    for *_, key, seed in regret_jobs(load_params(scale, {"seeds": [4, 0, 1, 2, 3]})):
+        seeds.setdefault(key, set()).add(seed)
+    several = {key for key, given in seeds.items() if given == {0, 1, 2, 3, 4}}
+    assert several == REGRET_MAIN & seeds.keys() >= {method.key for method in REGRET_FIXED} & seeds.keys()
+    assert all(given == {4, 0, 1} for key, given in seeds.items() if key not in REGRET_MAIN | {"base"})
     assert {params.suite for params in regime_params(params).values()} >= {"mini", "mini-facts"}
     assert all(method in REGRET_ROWS for method in methods)
     assert methods == REGRET_ROWS or scale == "smoke"

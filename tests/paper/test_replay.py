@@ -103,3 +103,9 @@ def test_its_runs_are_those_of_the_regret_study(scale):
     shared = {name: job.folder(store) for name, job in own.items() if name in regret}
     assert shared and all(regret[name] == folder for name, folder in shared.items())
     assert len(own) == 2 * len(replay_rows(params))
+
+
+def test_more_seeds_where_several_are_given():
+    experiment = EXPERIMENTS["study_replay"]
+    assert experiment.parameters("mini", [0, 1, 2, 3, 4])["seeds"] == list(range(10))
+    assert experiment.parameters("mini", [3])["seeds"] == [3]

@@ -1,6 +1,7 @@
 """Results compared: what is equal, near, different or missing is named, whatever is broken."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -241,7 +242,17 @@ def test_a_reference_of_another_version(reference, mine, capsys):
 def test_what_cannot_be_compared_says_why(reference, mine, tmp_path, capsys):
     assert main(["verify", "smoke"]) == 2
     assert "There are no results in" in capsys.readouterr().err
+    assert main(["verify", "smoke", "--seeds", "1-0"]) == 2
+    assert "seeds" in capsys.readouterr().err
+    make_results(mine / "seeds=3-4")
+    assert main(["verify", "smoke", "--seeds", "1-2"]) == 2
+    assert re.search(r"There are no results in \S*smoke/seeds=1-2\.", capsys.readouterr().err)
+    assert main(["verify", "smoke"]) == 2
+    assert re.search(r"Is it \S*smoke/seeds=3-4\?$", capsys.readouterr().err)
     make_results(mine)
+    assert main(["verify", "smoke", "--seeds", "3-4"]) == 0
+    assert main(["verify", "smoke", "--seeds", "0"]) == 0, "the scale's own seeds"
+    capsys.readouterr()
     assert main(["verify", "smoke", "--reference", str(tmp_path)]) == 2
     assert "There is no reference in" in capsys.readouterr().err
     assert main(["verify", "smoke", "--only", "table7"]) == 2
