@@ -175,6 +175,7 @@ def execute(
 
     Raises:
         NotebookFailed: A notebook raised an error, or its process was killed; those not yet started are left.
+        MissingRecord: A notebook needs a run that is not in a store to which none can be added.
     """
     root = project_root()
     # The folder is not a parameter, which would stand in the notebook.
@@ -221,6 +222,8 @@ def _execute(name: str, folder: str, root: str, parameters: dict[str, Any]) -> t
         try:
             papermill.execute_notebook(source, target, parameters, progress_bar=False)
         except Exception as error:
+            if getattr(error, "ename", "") == MissingRecord.__name__:  # papermill's, of the kernel's error
+                raise MissingRecord(error.evalue) from None  # type: ignore[attr-defined]
             messages.seek(0)
             lines = [*messages.read().decode(errors="replace").splitlines(), *str(error).splitlines()]
             tail = "\n".join(lines[-30:])

@@ -19,7 +19,7 @@ from tampo.project import output_folder, scale_folder
 from tampo.runs.hashes import read_all
 from tampo.runs.jobs import print_line
 from tampo.runs.provenance import MANIFEST_ENDING
-from tampo.runs.store import RunStore
+from tampo.runs.store import MissingRecord, RunStore
 
 _SEEDS = ("seed", "seeds")
 _SHOWN = 10  # differing rows of one file that are listed
@@ -159,7 +159,13 @@ def _compare(
         log(f"{name} has the seeds {_list(seeds)}: making it of the reference's records of these seeds.")
         given = {"params": experiment.source(about["scale"]), "seeds": list(seeds)}
         with tempfile.TemporaryDirectory(prefix="tampo-") as made, archived_store(reference, about["scale"]):
-            execute({name: given}, Path(made), log=lambda line: None)
+            try:
+                execute({name: given}, Path(made), log=lambda line: None)
+            except MissingRecord:  # of a run that depends on all seeds
+                found.notes.append(
+                    f"{name} is not compared: the reference lacks a run that the seeds {_list(seeds)} need."
+                )
+                return
             _tables(found, name, folder, Path(made), reference, here, there)
     else:
         found.notes.append(f"{name} is not compared: the reference has no runs of the seeds {_list(seeds)}.")

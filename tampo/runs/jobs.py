@@ -19,9 +19,11 @@ from tampo.runs.devices import wants_gpu
 from tampo.runs.identity import evaluation_identity, training_identity
 from tampo.runs.interrupts import Interrupted, stop_on_signals
 from tampo.runs.slurm import Slurm, SlurmJob
-from tampo.runs.store import PROGRESS, Record, RunStore, read_json
+from tampo.runs.store import PROGRESS, MissingRecord, Record, RunStore, read_json
 from tampo.runs.training_data import check_problem_count
 from tampo.runs.workers import RunFailed, Task, Worker, Workers, visible_gpus
+
+_NAMED = 5  # missing runs that a message names
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ def run_jobs(
 
     Raises:
         ConfigError: A training set has fewer problems than one step; no job was started.
+        MissingRecord: There are missing ones, and the store has the records of an archive only.
         RunFailed: A job failed. Other jobs are stopped; the next call resumes them.
         Interrupted: By Ctrl-C or SIGTERM; the next call resumes the jobs.
     """
@@ -208,6 +211,10 @@ def run_jobs(
     for run in runs:
         run.look_up(store)
     missing = [run for run in runs if run.state == "waiting"]
+    if missing and store.read_only:
+        named = "; ".join(run.job.label for run in missing[:_NAMED])
+        more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise MissingRecord(f"There are no finished runs for: {named}{more}. Nothing is trained here.")
     for run in missing:
         if run.job.training is not None:
             check_problem_count(run.job.training)

@@ -103,6 +103,11 @@ class RunStore:
             return cls(user_path(elsewhere, STORE_VARIABLE) / scale)
         return cls(scale_folder(scale) / "runs")
 
+    @property
+    def read_only(self) -> bool:
+        """Whether none can be added: it has the records of an archive."""
+        return (self.root / READ_ONLY).exists()
+
     def folder(self, kind: str, identity: dict[str, Any]) -> Path:
         """The folder of a record, which need not exist."""
         canonical = json.dumps({"version": RECORD_VERSION, **identity}, sort_keys=True, allow_nan=False)
@@ -146,7 +151,7 @@ class RunStore:
                 files and returns entries for the manifest. The subfolder checkpoints is removed afterwards.
         """
         folder = self.folder(kind, identity)
-        if (self.root / READ_ONLY).exists() and self.load(kind, identity) is None:
+        if self.read_only and self.load(kind, identity) is None:
             raise MissingRecord(f"The archive in {self.root} has no record {folder.name}, and nothing is made in it.")
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):

@@ -14,6 +14,7 @@ from tampo.paper import reproduce as module
 from tampo.paper.experiments import EXPERIMENTS, Experiment
 from tampo.paper.reproduce import NotebookFailed, execute, reproduce
 from tampo.runs.provenance import write_manifest
+from tampo.runs.store import READ_ONLY, STORE_VARIABLE, MissingRecord
 from tampo.runs.workers import RunFailed
 from tests.helpers import make_project
 
@@ -85,6 +86,15 @@ def test_a_notebook_that_fails_says_why(tmp_path, monkeypatch):
     assert "Unknown parameter 'alhpa'" in "".join(failed[0].outputs[-1].traceback)
     assert any(cell.get("execution_count") for cell in cells[: cells.index(failed[0])])
     assert not any(cell.get("execution_count") for cell in cells[cells.index(failed[0]) + 1 :])
+
+
+def test_a_notebook_that_needs_a_run_which_an_archive_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    (tmp_path / "store" / "smoke").mkdir(parents=True)
+    (tmp_path / "store" / "smoke" / READ_ONLY).touch()
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
+    with pytest.raises(MissingRecord, match=r"^There are no finished runs for: Base model; GRPO .* Nothing is trained here\.$"):
+        execute({"fig3": {"params": "smoke"}}, tmp_path / "out")
 
 
 def test_a_notebook_whose_process_is_killed(tmp_path, monkeypatch):

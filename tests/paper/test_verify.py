@@ -2,7 +2,9 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.files import write_json
+from tampo.paper import verify as module
 from tampo.paper.comparison import Status, compare_notebook, compare_tables
 from tampo.paper.verify import diff, report, verify
 from tampo.runs.provenance import MANIFEST_ENDING, provenance, write_manifest
+from tampo.runs.store import MissingRecord
 from tests.helpers import make_project
 
 SCORES = pd.DataFrame(
@@ -227,6 +231,14 @@ def test_seeds_that_the_reference_lacks_are_not_compared(reference, mine, capsys
     make_results(mine, seeds=[7])
     assert main(["verify", "smoke"]) == 2
     assert "the reference has no runs of the seeds 7" in capsys.readouterr().err
+
+
+def test_some_seeds_may_need_runs_that_the_reference_lacks(reference, mine, monkeypatch):
+    make_results(mine, seeds=[1, 2])
+    monkeypatch.setattr(module, "archived_store", lambda *given: nullcontext())
+    monkeypatch.setattr(module, "execute", Mock(side_effect=MissingRecord))
+    with pytest.raises(ConfigError, match="table1 is not compared: the reference lacks a run that the seeds 1, 2 need"):
+        verify(mine, reference)
 
 
 def test_a_reference_of_another_version(reference, mine, capsys):

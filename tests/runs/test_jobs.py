@@ -16,7 +16,7 @@ import pytest
 from tampo.config import ConfigError, load_params
 from tampo.runs.jobs import Job, RunFailed, run_jobs
 from tampo.runs.pipeline import evaluate
-from tampo.runs.store import RunStore
+from tampo.runs.store import READ_ONLY, MissingRecord, RunStore
 from tampo.runs.workers import Task, Worker, Workers
 from tampo.tasks.mini_model import mini_model_path
 from tests.helpers import without_times
@@ -54,6 +54,13 @@ def test_jobs_return_their_records_in_order(finished):
     assert lines[0].startswith("0 of 4 records exist; making 4")
     assert sum("done (" in line for line in lines) == 4
     assert any("|" in line for line in lines), "two at a time"
+
+
+def test_a_store_of_an_archive_names_what_it_lacks_and_nothing_starts(params, tmp_path):
+    (tmp_path / READ_ONLY).touch()
+    jobs = [Job(f"seed {n}", params.evaluation(), params.training(seed=n)) for n in range(7)]
+    with pytest.raises(MissingRecord, match=r"no finished runs for: seed 0; .*seed 4; and 2 more\. Nothing is trained"):
+        run_jobs(RunStore(tmp_path), jobs, log=lambda line: pytest.fail(line))
 
 
 def test_workers_run_this_tampo_whatever_lies_in_the_working_directory(params, tmp_path, monkeypatch):
