@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,8 +153,11 @@ def _add_sweep(commands: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2 for what the user has to mend, 1 for runs and notebooks
     that failed and for a disk that is full or read-only, 130 after Ctrl-C or SIGTERM."""
-    expected: tuple[type[Exception], ...] = (UsageError, ImportError, FileExistsError, BadPath)
-    failed: tuple[type[Exception], ...] = ()
+    expected: tuple[type[Exception], ...] = (UsageError, ImportError, BadPath)
+    failed: tuple[type[Exception], ...] = (FloatingPointError,)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = build_parser().parse_args(arguments)
         if options.command != "init":
@@ -164,25 +169,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from tampo.runs.workers import RunFailed
                 from tampo.tasks.published import DataError
 
-                failed = (RunFailed,)
+                failed += (RunFailed,)
                 expected += (ConfigError, DataError, DamagedCheckpoint, MissingRecord, UnsuitableModel)
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except expected as error:
         print(f"tampo: {error}", file=sys.stderr)
         return 2
     except failed as error:  # its message has the end of the log
         print(f"tampo: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise
-        print(
-            f"tampo: {error}. What was written is whole; the same command resumes once it can write.", file=sys.stderr
-        )
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _system_error(error)
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if type(error).__name__ != "SafetensorError" or number is None:
+            raise
+        return _system_error(OSError(int(number[1]), str(error)))
     except KeyboardInterrupt as interrupt:
         print(f"tampo: {str(interrupt) or 'Interrupted. The same command resumes from there.'}", file=sys.stderr)
         return 130
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY}
+
+
+def _system_error(error: OSError) -> int:
+    """Say what the system refused, and return the exit status; raises what no user can mend."""
+    if error.errno in _NO_SPACE:
+        text, status = f"{error}. What was written is whole; the same command resumes once it can write.", 1
+    elif error.errno in _IN_THE_WAY:
+        text, status = f"{error}. Give another path, or move away what is there.", 2
+    elif isinstance(error, FileExistsError):
+        text, status = str(error), 2
+    elif isinstance(error, ConnectionError):
+        text, status = str(error), 1
+    else:
+        raise error
+    print(f"tampo: {text}", file=sys.stderr)
+    return status
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -282,10 +312,15 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from tampo.paper.outputs import read_manifests, reference_folder
     from tampo.paper.verify import report, results_of, verify
+    from tampo.project import user_path
 
     folder = results_of(options.results, options.seeds)
     scales = [manifest["params"]["scale"] for manifest in read_manifests(folder).values() if "params" in manifest]
-    reference = Path(options.reference) if options.reference else reference_folder(scales[0] if scales else folder.name)
+    reference = (
+        user_path(options.reference, "--reference")
+        if options.reference
+        else reference_folder(scales[0] if scales else folder.name)
+    )
     found = verify(folder, reference, options.only, options.full, options.allow_version)
     print(report(found))
     return int(bool(found.different))
@@ -293,23 +328,28 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     from tampo.paper.verify import diff, report
+    from tampo.project import user_path
 
-    found = diff(Path(options.one), Path(options.other))
+    found = diff(user_path(options.one, "A"), user_path(options.other, "B"))
     print(report(found))
     return int(bool(found.different))
 
 
 def _clean_runs(options: argparse.Namespace) -> int:
     from tampo.config import ConfigError
+    from tampo.project import project_root
     from tampo.runs.store import RunStore
 
     store = RunStore.named(options.params)
     if not store.root.is_dir():
-        print(f"There are no runs in {os.path.relpath(store.root)}.")
+        others = [path.parent.name for path in (project_root() / "results").glob("*/runs")]
+        named = f" There are some of {', '.join(sorted(others))}." if others else ""
+        print(f"There are no runs in {os.path.relpath(store.root)}.{named}")
         return 0
     records = list(store.records())
     unfinished = len([path for path in store.root.iterdir() if path.is_dir()]) - len(records)
-    hours = sum(float(record.manifest.get("seconds", 0)) for record in records) / 3600
+    taken = [record.manifest.get("seconds") for record in records]
+    hours = sum(seconds for seconds in taken if isinstance(seconds, int | float)) / 3600
     print(
         f"{os.path.relpath(store.root)} has {len(records)} finished runs and evaluations, which took {hours:.1f} "
         f"hours, and {unfinished} that are not finished."
@@ -355,6 +395,8 @@ def _build_mini_model(options: argparse.Namespace) -> None:
     from tampo.config import ConfigError
     from tampo.tasks.mini_model import RECIPES, build_mini_model
 
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed must be between 0 and {2**32 - 1}, got {options.seed}.")
     if options.name not in RECIPES:
         raise ConfigError(f"Unknown model {options.name!r} in --name; known are {', '.join(RECIPES)}.")
     # More threads would split the sums differently, and the weights would differ in the last bits.

@@ -44,6 +44,25 @@ def user_path(path: str | Path, name: str) -> Path:
         raise BadPath(f"{name} {str(path)[:100]!r} cannot be used: {error}") from error
 
 
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse what cannot become a folder, before hours of work go into it.
+
+    Args:
+        folder: It need not exist.
+        name: Of the parameter that it comes from.
+
+    Raises:
+        BadPath: It lies in a file, or is one, or nothing can be written there.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        reason = f"{there} is a file" if not there.is_dir() else "" if os.access(there, os.W_OK) else "it is read-only"
+    except OSError as error:  # a name that is too long
+        reason = str(error)
+    if reason:
+        raise BadPath(f"{name} {str(folder)[:100]!r} cannot be used: {reason}. Give another folder.")
+
+
 def cache_folder() -> Path | None:
     """What can be made again: the folder TAMPO_CACHE, by default ~/.cache/tampo. None: the user has no home directory.
 

@@ -1,6 +1,7 @@
 """Config: the parameters of an experiment, the same in YAML files, on the command line and in notebooks."""
 
-from tampo.config.files import RENAMED, ConfigError, check_parameter_name, default_scale, load_params
+from tampo.config.errors import ConfigError
+from tampo.config.files import RENAMED, check_parameter_name, default_scale, load_params
 from tampo.config.model import EvaluationConfig, EvaluationEngine, Params, TrainingConfig
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tampo.config.errors import ConfigError, explain
 from tampo.config.model import Params
 from tampo.controllers.registry import RENAMED_PARAMETERS
 from tampo.extras import extra
@@ -28,10 +29,6 @@ RENAMED = {
     "data_revision": "data_revisions, by set",
     **{old: f"temperature_controller_kwargs: {{{new}: ...}}" for old, new in RENAMED_PARAMETERS.items()},
 }
-
-
-class ConfigError(ValueError):
-    """A parameter is unknown, of the wrong type or out of range; the message names it and the way out."""
 
 
 def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Params:
@@ -60,14 +57,14 @@ def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] |
     try:
         return Params(**(values | given))
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(explain(error, f"from {path}, with overrides")) from error
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """The values in a YAML file, over those of the file that its `base` names."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in month 13
         raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold one flat mapping of parameters, got a {type(values).__name__}.")
@@ -131,14 +128,3 @@ def _find_params(source: str | Path) -> Path:
             f"No scale {str(source)!r}; known are {', '.join(sorted(known))}. Or give the path of a .yaml file."
         )
     return known[str(source)]
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    lines, items = [], error.errors()
-    for item in items:
-        if item["type"] == "too_short" and any(other["loc"][:1] == item["loc"] for other in items if other is not item):
-            continue  # a list is short because its items were refused
-        name = ".".join(str(part) for part in item["loc"])
-        given = f", got {item['input']!r}" if name else ""
-        lines.append(f"  {name or 'parameters'}: {item['msg'].removeprefix('Value error, ')}{given}")
-    return f"Bad parameters (from {path}, with overrides):\n" + "\n".join(lines)

@@ -5,8 +5,9 @@ evaluation produce, and so what their records are known by.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
+from tampo.config.errors import ConfigError, explain
 from tampo.config.text import expand_ranges, list_items, mapping, refuse_null_characters
 from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, resolved
 from tampo.controllers.registry import CONTROLLERS, configure
@@ -18,7 +19,7 @@ from tampo.project import user_path
 from tampo.values import plain, single
 
 with extra("reproduce"):
-    from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 GraderName = Literal["tampo", "math-verify", "exact"]
 SuiteName = Literal["mini", "mini-choice", "mini-facts", "math", "ecqa", "own"]
@@ -29,7 +30,8 @@ EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 Device = Literal["auto", "cpu", "gpu"]
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as many as numpy and torch take
+SCALE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 # What decides nothing: addresses (models and data are known by their content and the grader by its version,
 # `tampo.runs.identity`), where a log goes, and how much memory an engine takes.
@@ -152,7 +154,7 @@ class TrainingConfig(_DataConfig):
         False, description="Leave out training problems that are in a benchmark (math, ecqa, own)."
     )
     train_problems: int | None = Field(2000, ge=1, description="Training problems (mini: a task family); null: all.")
-    data_seed: int = Field(0, ge=0, description="Seed of the training problems (mini).")
+    data_seed: Seed = Field(0, description="Seed of the training problems (mini).")
     training_stages: int = Field(
         1,
         ge=1,
@@ -238,7 +240,7 @@ class TrainingConfig(_DataConfig):
     keep_steps: int | None = Field(
         None, ge=1, description="Keep the weights of every this many steps, to evaluate them too (eval_step)."
     )
-    seed: int = Field(0, ge=0, description="Seed of the training: order of prompts, rollouts and temperatures.")
+    seed: Seed = Field(0, description="Seed of the training: order of prompts, rollouts and temperatures.")
 
     @field_validator("temperature_controller")
     @classmethod
@@ -338,7 +340,7 @@ class EvaluationConfig(_DataConfig):
         ge=1,
         description="Step whose weights are evaluated, one that keep_steps kept; null: the last.",
     )
-    eval_seed: int = Field(0, ge=0, description="Seed of the problems (mini) and of the samples.")
+    eval_seed: Seed = Field(0, description="Seed of the problems (mini) and of the samples.")
     eval_engine: EvaluationEngine = Field("transformers", description="Who samples for the evaluation.")
     eval_dtype: Precision = Field(
         "auto",
@@ -351,10 +353,13 @@ class EvaluationConfig(_DataConfig):
         return _without_older(self.model_dump(mode="json", exclude=set(_ADDRESSES)))
 
 
+_Part = TypeVar("_Part", bound=BaseModel)
+
+
 class Params(TrainingConfig, EvaluationConfig):
     """All parameters of a scale, flat, as in params/*.yaml."""
 
-    scale: str = Field("mini", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the folder in results/.")
+    scale: str = Field("mini", pattern=SCALE_NAME, description="Name of the folder in results/.")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="Training seeds of a table, such as 0-4 or 0,2,5.")
     workers: int | None = Field(
         None,
@@ -392,9 +397,16 @@ class Params(TrainingConfig, EvaluationConfig):
         return {name: value for name, value in self.decisive().items() if value != before[name]}
 
     def training(self, **changes: Any) -> TrainingConfig:
-        """The training that these parameters describe, with `changes`."""
-        return TrainingConfig(**self.model_dump(include=set(TrainingConfig.model_fields)) | changes)
+        """The training that these parameters describe, with `changes`. Raises ConfigError if they do not fit."""
+        return self._part(TrainingConfig, changes)
 
     def evaluation(self, **changes: Any) -> EvaluationConfig:
-        """The evaluation that these parameters describe, with `changes`."""
-        return EvaluationConfig(**self.model_dump(include=set(EvaluationConfig.model_fields)) | changes)
+        """The evaluation that these parameters describe, with `changes`. Raises ConfigError as `training`."""
+        return self._part(EvaluationConfig, changes)
+
+    def _part(self, kind: type[_Part], changes: dict[str, Any]) -> _Part:
+        try:
+            return kind(**self.model_dump(include=set(kind.model_fields)) | changes)
+        except ValidationError as error:
+            where = ", ".join(f"{name} {value!r}" for name, value in changes.items())
+            raise ConfigError(explain(error, f"with {where}")) from error

@@ -29,7 +29,7 @@ def mapping(value: Any) -> Any:
         return {} if value is None else value
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError("must be a mapping such as {start_temperature: 0.8}") from error
 
 

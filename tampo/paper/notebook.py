@@ -12,7 +12,7 @@ from tampo.paper.outputs import (
     refuse_other_parameters,
     results_folder,
 )
-from tampo.project import output_folder, user_path
+from tampo.project import check_folder, output_folder, user_path
 from tampo.runs.training_data import check_problem_count
 
 __all__ = ["notebook_params", "results_folder"]
@@ -67,6 +67,7 @@ def notebook_params(namespace: dict[str, Any], notebook: str) -> Params:
     params = load_params(source, given)
     check_problem_count(params.training())
     params = params.model_copy(update={"output_dir": str(_output_folder(params, usual, source, experiment))})
+    check_folder(Path(str(params.output_dir)), "output_dir")
     refuse_other_parameters(params, notebook)
     return params
 

@@ -44,13 +44,15 @@ def read_about(reference: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is none in this folder.
     """
-    restore(reference)
+    if reference.name:
+        restore(reference)
     about = read_json(reference / ABOUT)
-    if not about:
-        raise ConfigError(
-            f"There is no reference in {reference}. The repository has one for the scale mini; name another by "
-            "--reference."
-        )
+    if not about and not (reference / ABOUT).exists():
+        raise ConfigError(f"There is no reference in {reference}. The repository has one for the scale mini.")
+    seeds, versions = about.get("seeds"), about.get("versions")
+    named = isinstance(about.get("scale"), str) and isinstance(versions, dict) and "tampo" in versions
+    if not named or not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+        raise ConfigError(f"{reference / ABOUT} is damaged: it must have scale, seeds and versions.")
     return about
 
 

@@ -24,7 +24,7 @@ from tampo.paper.outputs import (
     reference_folder,
     refuse_other_parameters,
 )
-from tampo.project import folder_name, notebook_folder, output_folder, project_root, scale_folder
+from tampo.project import check_folder, folder_name, notebook_folder, output_folder, project_root, scale_folder
 from tampo.runs.archive import unpack
 from tampo.runs.jobs import Job, print_line, run_jobs
 from tampo.runs.store import STORE_VARIABLE, MissingRecord, RunStore
@@ -62,8 +62,9 @@ def reproduce(
     """
     start = time.monotonic()
     params = load_params(scale, {"seeds": seeds, "workers": workers})
-    chosen = choose(params.scale, only, log)
+    chosen = choose(scale, only, log)
     folder = (output_dir or output_folder(params.scale, params.changes(load_params(scale)))).resolve()
+    check_folder(folder, "output_dir")
     for experiment in chosen:  # before hours of training
         refuse_other_parameters(_params_of(experiment, scale, params, folder), experiment.notebook)
     run_jobs(RunStore.of(params), needed_jobs(chosen, scale, params), workers, log)
@@ -132,7 +133,11 @@ def archived_store(reference: Path, scale: str) -> Iterator[RunStore]:
 
 
 def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_line) -> list[Experiment]:
-    """The experiments named in `only`, or all, that have parameters for the scale. Raises ConfigError."""
+    """The experiments named in `only`, or all, that have parameters for the scale (or the path of a file).
+
+    Raises:
+        ConfigError: One of `only` is unknown, or has none.
+    """
     for name in only:
         if name not in EXPERIMENTS:
             raise ConfigError(f"Unknown notebook {name!r}; known are {', '.join(EXPERIMENTS)}.")
@@ -141,6 +146,9 @@ def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_l
         if only and experiment.notebook not in only:
             continue
         if experiment.variants and scale not in experiment.variants:
+            if only:
+                known = ", ".join(experiment.variants)
+                raise ConfigError(f"{experiment.notebook} has parameters for {known} only, not for {scale!r}.")
             log(f"{experiment.notebook} is skipped: it has no parameters for the scale {scale}.")
             continue
         chosen.append(experiment)

@@ -15,7 +15,7 @@ from tampo.paper.comparison import Comparison, Item, Status, check_files, compar
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import differing_parameters, read_about, read_manifests
 from tampo.paper.reproduce import archived_store, choose, execute
-from tampo.project import output_folder, scale_folder
+from tampo.project import output_folder, project_root, scale_folder
 from tampo.runs.hashes import read_all
 from tampo.runs.jobs import print_line
 from tampo.runs.provenance import MANIFEST_ENDING
@@ -55,6 +55,8 @@ def verify(
         others = sorted(path for path in folder.glob("*") if read_manifests(path))
         named = f" Is it {' or '.join(map(os.path.relpath, others))}?" if others else ""
         raise ConfigError(f"There are no results in {folder}. `tampo reproduce` and the notebooks make them.{named}")
+    if folder.resolve().is_relative_to(project_root() / "results" / "reference"):
+        raise ConfigError(f"{folder} is the reference itself; give your own results.")
     about, there = read_about(reference), read_manifests(reference)
     made_by, this = about["versions"]["tampo"], metadata.version("tampo")
     if made_by != this and not allow_version:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def unpack(path: Path, root: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             file.extractall(root)  # zipfile keeps names inside of the folder
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
         raise ConfigError(f"Cannot read the records in {path}: {error}") from error
     (root / READ_ONLY).touch()
 

@@ -11,6 +11,7 @@ record while others wait. The variable TAMPO_STORE names another folder for the 
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,7 +23,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from tampo.config import Params
+from tampo.config import ConfigError, Params
+from tampo.config.model import SCALE_NAME
 from tampo.files import checksums, write_json
 from tampo.project import scale_folder, user_path
 from tampo.runs.hardware import EnergyMeter
@@ -41,6 +43,8 @@ LIVE_LOG = "log.jsonl"  # of a training run; a step repeated after an interrupti
 
 # A store with this file has the records of an archive (`tampo.runs.archive`): none can be added.
 READ_ONLY = ".read-only"
+
+_OWN = re.compile(r"[a-z-]+-[0-9a-f]{16}(\.\w+)*$|\.read-only$")  # names of records, and of their logs and locks
 
 # Increased when the code changes what a config produces, so that records of older code are not reused.
 RECORD_VERSION = 3
@@ -98,7 +102,9 @@ class RunStore:
 
     @classmethod
     def named(cls, scale: str) -> "RunStore":
-        """As `of`, by the scale's name."""
+        """As `of`, by the scale's name. Raises ConfigError for what cannot be one, such as a path."""
+        if not re.match(SCALE_NAME, scale) or scale == "reference":
+            raise ConfigError(f"{scale!r} is not the name of a scale, such as mini.")
         if elsewhere := os.environ.get(STORE_VARIABLE):
             return cls(user_path(elsewhere, STORE_VARIABLE) / scale)
         return cls(scale_folder(scale) / "runs")
@@ -131,8 +137,12 @@ class RunStore:
                 yield Record(path.parent, manifest)
 
     def delete(self) -> None:
-        """Remove the whole folder, finished runs and others."""
-        shutil.rmtree(self.root)
+        """Remove all runs, finished and others, with their logs and locks; nothing else that lies in the folder."""
+        for path in list(self.root.iterdir()):
+            if _OWN.match(path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not (self.root.is_symlink() or any(self.root.iterdir())):
+            self.root.rmdir()
 
     def forget(self, kind: str, identity: dict[str, Any]) -> None:
         """Remove the record if it exists."""

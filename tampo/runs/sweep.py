@@ -14,7 +14,7 @@ from tampo.config import ConfigError, Params, load_params
 from tampo.controllers.registry import CONTROLLERS
 from tampo.files import atomic_path
 from tampo.inference.evaluate import problem_scores
-from tampo.project import output_folder
+from tampo.project import check_folder, output_folder
 from tampo.runs.jobs import Job, Run, follow, local_gpus, print_line
 from tampo.runs.slurm import Resources, Slurm
 from tampo.runs.store import RunStore
@@ -78,7 +78,7 @@ def sweep(
     for name, option in (("temperature_controller", "--controllers"), ("seed", "--seeds")):
         if name in changes:
             raise ConfigError(f"A sweep sets the parameter {name!r} by {option}.")
-    params = load_params(source, changes)
+    params = load_params(source, changes | {"temperature_controller": controllers[0]})  # whose parameters may be given
     if params.rollout_engine != "vllm-server" and params.processes != (started := resources.processes()):
         where = (
             f"--accelerate {resources.accelerate} starts" if resources.accelerate else "without --accelerate there are"
@@ -87,6 +87,8 @@ def sweep(
             f"processes is {params.processes}, and {where} {started}. Give --processes {started}, or --accelerate a "
             f"file with num_processes: {params.processes}."
         )
+    path = _folder(source, params, controllers, seeds) / "sweep.csv"
+    check_folder(path.parent, "output_dir")
     store, runs = RunStore.of(params), Runs()
     for controller in controllers:
         for seed in seeds or params.seeds:
@@ -119,7 +121,6 @@ def sweep(
 
     follow(list(runs.values()), store, backend, report, ATTEMPTS)
     results = _results(runs)
-    path = _folder(source, params, controllers, seeds) / "sweep.csv"
     with atomic_path(path) as temporary:
         results.to_csv(temporary, index=False)
     log(_states(runs, store))
@@ -137,6 +138,7 @@ def _folder(source: str, params: Params, controllers: Sequence[str], seeds: Sequ
         return Path(params.output_dir).expanduser()
     usual, stem = load_params(source), Path(source).stem
     changes = params.changes(usual)
+    changes.pop("temperature_controller", None)  # of each run
     if seeds and tuple(seeds) != usual.seeds:
         changes["seeds"] = list(seeds)
     if set(controllers) != set(CONTROLLERS):

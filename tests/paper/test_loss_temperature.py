@@ -94,8 +94,10 @@ def test_the_registry_lists_the_jobs_of_a_study_of_regimes(name):
     listed = {"regret": regret_jobs, "study_loss": loss_jobs}[name]
     assert needed_jobs([EXPERIMENTS[name]], "smoke", params) == list(listed(params).values())
     messages = []
-    assert choose("paper", [name], messages.append) == []
-    assert messages == [f"{name} is skipped: it has no parameters for the scale paper."]
+    assert name not in {experiment.notebook for experiment in choose("paper", [], messages.append)}
+    assert f"{name} is skipped: it has no parameters for the scale paper." in messages
+    with pytest.raises(ConfigError, match=f"{name} has parameters for smoke, mini only, not for 'paper'"):
+        choose("paper", [name])
 
 
 def test_what_a_row_is_cannot_be_given(monkeypatch, tmp_path):

@@ -93,7 +93,9 @@ def test_a_notebook_that_needs_a_run_which_an_archive_lacks(tmp_path, monkeypatc
     (tmp_path / "store" / "smoke").mkdir(parents=True)
     (tmp_path / "store" / "smoke" / READ_ONLY).touch()
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
-    with pytest.raises(MissingRecord, match=r"^There are no finished runs for: Base model; GRPO .* Nothing is trained here\.$"):
+    with pytest.raises(
+        MissingRecord, match=r"^There are no finished runs for: Base model; GRPO .* Nothing is trained here\.$"
+    ):
         execute({"fig3": {"params": "smoke"}}, tmp_path / "out")
 
 
