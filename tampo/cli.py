@@ -218,6 +218,8 @@ def _system_error(error: OSError) -> int:
 def _init(options: argparse.Namespace) -> None:
     from tampo.project import init_project, user_path
 
+    if not options.folder.strip():
+        raise BadPath("the folder '' cannot be used: give a name, or . for this one.")
     folder = user_path(options.folder, "the folder")
     for written in init_project(folder, __version__):
         print(f"Written: {written}")
@@ -315,7 +317,8 @@ def _verify(options: argparse.Namespace) -> int:
     from tampo.project import user_path
 
     folder = results_of(options.results, options.seeds)
-    scales = [manifest["params"]["scale"] for manifest in read_manifests(folder).values() if "params" in manifest]
+    params = [manifest.get("params") for manifest in read_manifests(folder).values()]
+    scales = [values["scale"] for values in params if isinstance(values, dict) and "scale" in values]
     reference = (
         user_path(options.reference, "--reference")
         if options.reference

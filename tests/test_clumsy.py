@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -15,7 +16,9 @@ from tampo.cli import main
 from tampo.config import ConfigError, load_params
 from tampo.paper.outputs import read_about
 from tampo.runs.archive import unpack
+from tampo.runs.model_files import checked_model
 from tampo.runs.store import STORE_VARIABLE, RunStore
+from tampo.tasks.mini_model import mini_model_path
 from tests.helpers import make_project
 
 RECORD = "training-0123456789abcdef"
@@ -155,6 +158,16 @@ def test_parameters_of_a_controller_in_a_sweep(capsys, monkeypatch):
         ).training(temperature_controller="fixed")
 
 
+def test_a_scale_that_a_variable_names(monkeypatch):
+    monkeypatch.setenv("TAMPO_SCALE", "maxi")
+    with pytest.raises(ConfigError, match="The variable TAMPO_SCALE: .*'maxi'"):
+        load_params()
+
+
+def test_a_folder_without_a_name(capsys, project):
+    assert "give a name" in refused(capsys, 2, "init", "")
+
+
 @pytest.mark.parametrize("name", ["seed", "eval_seed", "data_seed", "seeds"])
 def test_seeds_are_those_that_every_library_takes(name):
     with pytest.raises(ConfigError, match=rf"{name}(.0)?: .*4294967295, got"):
@@ -211,3 +224,39 @@ def test_a_reader_that_has_seen_enough_and_a_terminal_that_lacks_letters():
 
 def test_a_name_of_a_store_is_that_of_a_scale():
     assert RunStore.named("mini-facts").root.name == "runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", None, "config.json is missing"),
+        ("config.json", b"{", "config.json is damaged"),
+        ("config.json", b"[]", "config.json is damaged"),
+        ("config.json", b"{}", "must have model_type and architectures"),
+        ("model.safetensors", None, "no file of weights"),
+        ("model.safetensors", b"half", "model.safetensors is damaged"),
+        ("tokenizer.json", b"garbage", "tokenizer.json is damaged"),
+        ("tokenizer*", None, "there is no tokenizer"),
+    ],
+)
+def test_a_model_whose_folder_lacks_something(tmp_path, capsys, name, content, reason):
+    folder = tmp_path / "model"
+    shutil.copytree(mini_model_path("mini"), folder)
+    assert checked_model(str(folder), "mine") == str(folder)
+    for path in folder.glob(name):
+        path.unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"model 'mine' cannot be loaded: .*{reason}"):
+        checked_model(str(folder), "mine")
+    (tmp_path / "model" / "adapter_config.json").touch()
+    assert checked_model(str(folder), "mine") == str(folder), "an adapter's, whose base model is elsewhere"
+
+
+def test_a_damaged_model_is_refused_by_the_commands(tmp_path, capsys):
+    shutil.copytree(mini_model_path("mini"), tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for command in (["evaluate", "smoke", "--base"], ["train", "smoke"]):
+        said = refused(capsys, 2, *command, "--model", tmp_path / "model")
+        assert "model.safetensors is damaged" in said and "Save it again" in said

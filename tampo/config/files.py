@@ -48,7 +48,7 @@ def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] |
         >>> load_params("mini", {"alpha": 0.1, "seeds": "0-2", "eval_problems": "null"}).seeds
         (0, 1, 2)
     """
-    path = _params_path(default_scale() if _as_in_params(source) else str(source))
+    path = _usual_path() if _as_in_params(source) else _params_path(str(source))
     values = _read(path)
     values = {name: value for name, value in values.items() if value is None or not _as_in_params(value)}
     given = {name: value for name, value in (overrides or {}).items() if not _as_in_params(value)}
@@ -78,6 +78,13 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
         return _read(beside if beside.is_file() else _params_path(str(base)), (*above, path)) | values
     except ConfigError as error:
         raise ConfigError(f"The base of {path}: {error}") from error
+
+
+def _usual_path() -> Path:
+    try:
+        return _params_path(default_scale())
+    except ConfigError as error:
+        raise ConfigError(f"The variable TAMPO_SCALE: {error}") from error
 
 
 def default_scale() -> str:

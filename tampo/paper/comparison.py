@@ -168,8 +168,9 @@ def check_files(notebook: str, folder: Path, manifest: dict[str, Any], where: st
     file = f"{section}/{notebook}{MANIFEST_ENDING}"
     try:
         whole = params_hash(manifest["params"]) == manifest["params_hash"]
-        outputs, _ = dict(manifest["outputs"]), dict(manifest["records"])
-    except (KeyError, TypeError, ValueError):
+        outputs, _ = dict(manifest["outputs"]), [*manifest["params"]["seeds"]]
+        _ = [dict(record["files"]) for record in dict(manifest["records"]).values()]
+    except (AttributeError, KeyError, TypeError, ValueError):
         yield Item(notebook, file, "", Status.DIFFERENT, f"damaged {where}", "")
         return
     if not whole:
@@ -198,12 +199,15 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
+_MOST_DIGITS = 1000  # beyond that, it is compared as text
+
+
 def _number(text: str) -> Decimal | None:
     try:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and abs(number.adjusted()) < _MOST_DIGITS else None
 
 
 def _compare_rows(one: pd.Series, other: pd.Series) -> tuple[Status, str]:

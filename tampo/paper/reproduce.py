@@ -136,7 +136,7 @@ def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_l
     """The experiments named in `only`, or all, that have parameters for the scale (or the path of a file).
 
     Raises:
-        ConfigError: One of `only` is unknown, or has none.
+        ConfigError: One of `only` is unknown, or none of them has parameters.
     """
     for name in only:
         if name not in EXPERIMENTS:
@@ -146,12 +146,12 @@ def choose(scale: str, only: Sequence[str], log: Callable[[str], None] = print_l
         if only and experiment.notebook not in only:
             continue
         if experiment.variants and scale not in experiment.variants:
-            if only:
-                known = ", ".join(experiment.variants)
-                raise ConfigError(f"{experiment.notebook} has parameters for {known} only, not for {scale!r}.")
             log(f"{experiment.notebook} is skipped: it has no parameters for the scale {scale}.")
             continue
         chosen.append(experiment)
+    if not chosen:
+        known = "; ".join(f"{name} has parameters for {', '.join(EXPERIMENTS[name].variants or ())}" for name in only)
+        raise ConfigError(f"There is nothing to do at {scale!r}: {known}.")
     return chosen
 
 

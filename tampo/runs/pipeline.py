@@ -77,6 +77,7 @@ def evaluate(
     from tampo.inference.precision import evaluation_dtype
     from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
     from tampo.runs.devices import check_evaluation_device, torch_device
+    from tampo.runs.model_files import checked_model
     from tampo.runs.scaled_models import scaled_model
     from tampo.runs.training_data import check_problem_count, local_model, model_folder
 
@@ -102,7 +103,8 @@ def evaluate(
                 )
             weights = str(local_model(model) or model)
         else:
-            weights = scaled_model(model_folder(model, config.model_revision), config.base_logit_scale)
+            weights = checked_model(model_folder(model, config.model_revision), model)
+            weights = scaled_model(weights, config.base_logit_scale)
         options: dict[str, Any]
         if config.eval_engine == "transformers":
             device = torch_device(config.device, name)

@@ -96,7 +96,7 @@ def test_the_registry_lists_the_jobs_of_a_study_of_regimes(name):
     messages = []
     assert name not in {experiment.notebook for experiment in choose("paper", [], messages.append)}
     assert f"{name} is skipped: it has no parameters for the scale paper." in messages
-    with pytest.raises(ConfigError, match=f"{name} has parameters for smoke, mini only, not for 'paper'"):
+    with pytest.raises(ConfigError, match=f"nothing to do at 'paper': {name} has parameters for smoke, mini"):
         choose("paper", [name])
 
 

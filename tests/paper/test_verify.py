@@ -241,6 +241,21 @@ def test_some_seeds_may_need_runs_that_the_reference_lacks(reference, mine, monk
         verify(mine, reference)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"params": {}}, {"params": []}, {"records": {"training-0": []}}, {"records": {"training-0": {}}}]
+)
+def test_a_manifest_that_lacks_something_is_damaged(reference, mine, changes):
+    path = make_results(mine) / "tables" / f"table1{MANIFEST_ENDING}"
+    write_json(path, json.loads(path.read_text()) | changes)
+    assert main(["verify", "smoke"]) == 1
+    assert "damaged here" in (mine / "verify.md").read_text()
+
+
+def test_a_number_with_too_many_digits_is_a_text(reference, mine):
+    make_results(mine, scores=SCORES.astype({"value": object}).assign(value=["1e999999999", *SCORES["value"][1:]]))
+    assert main(["verify", "smoke"]) == 1
+
+
 def test_a_reference_of_another_version(reference, mine, capsys):
     make_results(mine)
     about = json.loads((reference / "reference.json").read_text())
