@@ -272,7 +272,18 @@ def test_following_a_training_under_way(explorer, store):
     assert explorer.runs.options[0][0] == "TAMPO, seed 1, at step 5 of 6"
 
 
-def test_a_run_that_cannot_be_read_for_a_moment_stays_chosen(explorer, store):
+@pytest.fixture
+def undrawn(explorer, monkeypatch):
+    """The controls, from now on without the seconds that pictures take."""
+    monkeypatch.setattr(explore, "png", lambda figure: b"a picture")
+    for name in ("policy_figure", "curves_figure", "likelihood_figure"):
+        monkeypatch.setattr(explore, name, lambda *given: None)
+    monkeypatch.setattr(explore, "mark_step", lambda figure, step: figure)
+    return explorer
+
+
+def test_a_run_that_cannot_be_read_for_a_moment_stays_chosen(undrawn, store):
+    explorer = undrawn
     chosen = explorer.runs.value
     folder, elsewhere = store.root / chosen[0], store.root / "elsewhere"
     folder.rename(elsewhere)
@@ -286,8 +297,9 @@ def test_a_run_that_cannot_be_read_for_a_moment_stays_chosen(explorer, store):
     assert explorer.runs.value == chosen[1:], "what the reader leaves out stays out"
 
 
-def test_a_front_end_never_gets_a_choice_without_its_options(explorer, store, monkeypatch):
+def test_a_front_end_never_gets_a_choice_without_its_options(undrawn, store, monkeypatch):
     """After each message the chosen entries are among the options: JavaScript fails at others."""
+    explorer = undrawn
     lists = explorer.runs, explorer.problem, explorer.rollout
     shown = {widget: widget.get_state(["index", "_options_labels"]) for widget in lists}
     sizes = {widget: [len(state["_options_labels"])] for widget, state in shown.items()}

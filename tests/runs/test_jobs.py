@@ -124,7 +124,7 @@ def test_a_failing_job_says_why_and_where(params, tmp_path):
     model = shutil.copytree(mini_model_path("mini"), tmp_path / "no-weights")
     (model / "model.safetensors").unlink()
     job = Job("lost", params.evaluation(), params.training(model=str(model)), "mini")
-    with pytest.raises(RunFailed, match=r"lost failed \(OSError: .*\); the end of .*\.log:") as raised:
+    with pytest.raises(RunFailed, match=r"lost failed \(ConfigError: .*no file of weights.*\.log:") as raised:
         run_jobs(RunStore(tmp_path), [job], log=lambda line: None)
     assert "no-weights" in str(raised.value)
 
