@@ -132,6 +132,7 @@ HEAVY = (
     "tasks/test_own.py",
     "inference/test_decoding.py",
     "test_context.py",
+    "test_clumsy.py",
     "runs/test_kept_steps.py",
     "paper/test_reference.py",
     "paper/test_claims.py",
