@@ -396,10 +396,11 @@ def _build_mini_model(options: argparse.Namespace) -> None:
     import torch
 
     from tampo.config import ConfigError
+    from tampo.config.model import MAX_SEED
     from tampo.tasks.mini_model import RECIPES, build_mini_model
 
-    if not 0 <= options.seed < 2**32:
-        raise ConfigError(f"--seed must be between 0 and {2**32 - 1}, got {options.seed}.")
+    if not 0 <= options.seed <= MAX_SEED:
+        raise ConfigError(f"--seed must be between 0 and {MAX_SEED}, got {options.seed}.")
     if options.name not in RECIPES:
         raise ConfigError(f"Unknown model {options.name!r} in --name; known are {', '.join(RECIPES)}.")
     # More threads would split the sums differently, and the weights would differ in the last bits.

@@ -30,7 +30,8 @@ EvaluationEngine = Literal["transformers", "vllm", "vllm-server"]
 Device = Literal["auto", "cpu", "gpu"]
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as many as numpy and torch take
+MAX_SEED = 2**32 - 1  # of numpy and torch
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 SCALE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 # What decides nothing: addresses (models and data are known by their content and the grader by its version,

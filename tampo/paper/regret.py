@@ -331,9 +331,9 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
 
     `robust`: From `robust_table`, two more columns.
     """
-    columns: dict[str, pd.Series] = {}
+    first = next(iter(tables.values()))
+    columns = {"training seeds": first.drop_duplicates("title").set_index("title")["seeds"]}
     for name, table in tables.items():
-        columns["training seeds"] = table.drop_duplicates("title").set_index("title")["seeds"]
         for summary in ("mean", "worst"):
             chosen = table[table["regime"] == summary].set_index("title")
             columns[f"{name}, {summary}"] = chosen.apply(_text, axis=1)

@@ -63,7 +63,7 @@ def reproduce(
     start = time.monotonic()
     params = load_params(scale, {"seeds": seeds, "workers": workers})
     chosen = choose(scale, only, log)
-    folder = (output_dir or output_folder(params.scale, params.changes(load_params(scale)))).resolve()
+    folder = (output_dir or usual_folder(scale, params)).resolve()
     check_folder(folder, "output_dir")
     for experiment in chosen:  # before hours of training
         refuse_other_parameters(_params_of(experiment, scale, params, folder), experiment.notebook)
@@ -71,6 +71,11 @@ def reproduce(
     made = execute(_parameters(chosen, scale, params), folder, params.workers or cpu_count(), log)
     log(f"{len(made)} notebooks in {(time.monotonic() - start) / 60:.1f} min. Results: {os.path.relpath(folder)}")
     return made
+
+
+def usual_folder(scale: str, params: Params) -> Path:
+    """Where `reproduce` puts results: that of the scale, with a folder in it for what differs, such as the seeds."""
+    return output_folder(params.scale, params.changes(load_params(scale)))
 
 
 def from_reference(

@@ -14,8 +14,8 @@ from tampo.files import write_json, write_text
 from tampo.paper.comparison import Comparison, Item, Status, check_files, compare_notebook, equal_records
 from tampo.paper.experiments import EXPERIMENTS
 from tampo.paper.outputs import differing_parameters, read_about, read_manifests
-from tampo.paper.reproduce import archived_store, choose, execute
-from tampo.project import output_folder, project_root, scale_folder
+from tampo.paper.reproduce import archived_store, choose, execute, usual_folder
+from tampo.project import project_root, scale_folder
 from tampo.runs.hashes import read_all
 from tampo.runs.jobs import print_line
 from tampo.runs.provenance import MANIFEST_ENDING
@@ -228,7 +228,6 @@ def results_of(where: str, seeds: str | None = None) -> Path:
         ConfigError: Seeds that are none, or seeds and a path.
     """
     if seeds is not None:
-        params = load_params(where, {"seeds": seeds})
-        return output_folder(params.scale, params.changes(load_params(where)))
+        return usual_folder(where, load_params(where, {"seeds": seeds}))
     usual = scale_folder(where)
     return usual if usual.is_dir() or not Path(where).is_dir() else Path(where)
