@@ -227,24 +227,27 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from tampo.config import load_params
+    from tampo.config import load_params, refuse_idle
     from tampo.runs.pipeline import train
     from tampo.runs.store import RunStore
 
     params = load_params(options.params, options.overrides)
+    refuse_idle(options.overrides, [params.training()])
     record = train(RunStore.of(params), params.training())
     if record.manifest:  # the first of several processes
         print(f"Trained: {os.path.relpath(record.folder)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from tampo.config import load_params
+    from tampo.config import load_params, refuse_idle
     from tampo.inference.evaluate import problem_scores
     from tampo.runs.pipeline import evaluate
     from tampo.runs.store import RunStore
 
     params = load_params(options.params, options.overrides)
     training = None if options.base else params.training()
+    if training:
+        refuse_idle(options.overrides, [training])
     record = evaluate(RunStore.of(params), params.evaluation(), params.model, training, params.workers)
     print(problem_scores(record.samples()).groupby("benchmark", sort=False).mean(numeric_only=True).round(1))
     print(f"Samples: {os.path.relpath(record.folder)}")

@@ -7,12 +7,14 @@ import re
 import pytest
 import yaml
 
-from tampo.config import RENAMED, ConfigError, Params, TrainingConfig, load_params
+from tampo.cli import main
+from tampo.config import RENAMED, ConfigError, Params, TrainingConfig, load_params, refuse_idle
+from tampo.controllers.registry import CONTROLLERS
 from tampo.paper.experiments import EXPERIMENTS, TABLE1
 from tampo.paper.notebook import notebook_params
 from tampo.project import project_root
 
-VARIANTS = ("choice", "rare", "ecqa", "facts", "flat", "sharp", "drift")
+VARIANTS = ("choice", "rare", "ecqa", "facts", "facts-long", "flat", "sharp", "drift")
 
 
 @pytest.mark.parametrize("path", sorted((project_root() / "params").glob("*.yaml")), ids=lambda path: path.stem)
@@ -109,6 +111,8 @@ def test_bad_values_are_named(overrides, message):
     [
         ("- 1\n- 2\n", "one flat mapping"),
         ("alpha: [\n", "Cannot read"),
+        ("alpha: 0.1\np: 0.5\nalpha: 0.2\n", "bad.yaml.*: alpha is written twice"),
+        ("temperature_controller_kwargs: {gain: 1, gain: 2}\n", "gain is written twice"),
         ("aplha: 0.1\n", "Unknown parameter 'aplha' in .*bad.yaml. Did you mean 'alpha'"),
         ("!!python/object/apply:os.system ['true']\n", "Cannot read"),
     ],
@@ -221,6 +225,65 @@ def test_identity_holds_the_temperature_of_the_loss_where_it_is_one():
     one = mini.training(loss_temperature="one").identity()
     assert {name: one[name] for name in names} == {"loss_temperature": "one", "loss_importance_cap": 2.0}
     assert mini.training(loss_temperature="one", loss_importance_cap=3.0).identity() != one
+
+
+IDLE = {  # other values than the defaults, and what has each read
+    "alpha": (0.3, {}),
+    "p": (0.3, {}),
+    "likelihood": ("mean", {}),
+    "temperature": (0.8, {"temperature_controller": "fixed"}),
+    "meta_warmup_ratio": (0.5, {}),
+    "meta_warmup_temperature": (1.4, {}),
+    "use_bias_correction_kl": (True, {"beta": 0.1}),
+    "entropy_target": (0.4, {"use_adaptive_entropy": True}),
+    "loss_importance_cap": (3.0, {"loss_temperature": "one"}),
+    "vllm_importance_sampling_correction": (True, {"rollout_engine": "vllm-server"}),
+    "vllm_importance_sampling_mode": (
+        "token_mask",
+        {"rollout_engine": "vllm-server", "vllm_importance_sampling_correction": True},
+    ),
+    "vllm_importance_sampling_clip_max": (
+        9.0,
+        {"rollout_engine": "vllm-server", "vllm_importance_sampling_correction": True},
+    ),
+    "vllm_importance_sampling_clip_min": (
+        0.1,
+        {"rollout_engine": "vllm-server", "vllm_importance_sampling_correction": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_idle_parameter_decides_nothing_and_is_refused_where_it_is_given(name):
+    value, readers = IDLE[name]
+    mini = load_params("mini")
+    idle = {} if readers else {"temperature_controller": "linear"}
+    unread, read = mini.training(**idle), mini.training(**readers)
+    assert name in unread.idle() and name not in read.idle()
+    assert mini.training(**idle, **{name: value}).identity() == unread.identity()
+    assert mini.training(**readers, **{name: value}).identity() != read.identity()
+    with pytest.raises(ConfigError, match=f"^{name} would change nothing here: it is read with .* only"):
+        refuse_idle({name: str(value)}, [unread, unread])
+    refuse_idle({name: str(value)}, [unread, read])
+    refuse_idle({name: "None", "seed": 3}, [unread])
+
+
+def test_every_idle_parameter_is_among_these():
+    kinds = {"temperature_controller": list(CONTROLLERS), "rollout_engine": ["transformers", "vllm-server"]}
+    trainings = [load_params("mini").training(**{name: v}) for name, values in kinds.items() for v in values]
+    assert {name for training in trainings for name in training.idle()} == IDLE.keys()
+
+
+def test_the_command_line_refuses_what_it_would_not_read(capsys):
+    for words, reader in (
+        (["train", "smoke", "--temperature", "1.2"], "temperature_controller fixed"),
+        (["evaluate", "smoke", "--temperature-controller", "learning-signal", "--alpha", "0.2"], "controller tampo"),
+        (["train", "smoke", "--entropy-target", "0.3"], "use_adaptive_entropy true"),
+        (["sweep", "smoke", "--controllers", "linear,random", "--p", "0.5"], "temperature_controller tampo"),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr()
+        assert not said.out and "would change nothing here: it is read with" in said.err and reader in said.err
 
 
 def test_limits_of_importance_weights_are_in_order():

@@ -2,12 +2,12 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tampo.config.errors import ConfigError, explain
-from tampo.config.model import Params
+from tampo.config.model import Params, TrainingConfig
 from tampo.controllers.registry import RENAMED_PARAMETERS
 from tampo.extras import extra
 from tampo.project import bundled, parameter_folders, project_root
@@ -60,10 +60,35 @@ def load_params(source: str | Path | None = None, overrides: Mapping[str, Any] |
         raise ConfigError(explain(error, f"from {path}, with overrides")) from error
 
 
+def refuse_idle(overrides: Mapping[str, Any], trainings: Sequence[TrainingConfig]) -> None:
+    """Raise ConfigError for an override that none of `trainings` reads, which would silently change nothing."""
+    idle = [training.idle() for training in trainings]
+    for name, value in overrides.items():
+        if not _as_in_params(value) and all(name in unread for unread in idle):
+            reader = idle[0][name]
+            hint = (
+                " `tampo params` lists the parameters of each controller, for temperature_controller_kwargs."
+                if reader.startswith("temperature_controller ")
+                else ""
+            )
+            raise ConfigError(f"{name} would change nothing here: it is read with {reader} only.{hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that is written twice, of which only the last would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """The values in a YAML file, over those of the file that its `base` names."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in month 13
         raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
     if not isinstance(values, dict):

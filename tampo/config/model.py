@@ -299,29 +299,42 @@ class TrainingConfig(_DataConfig):
         named = {"alpha": self.alpha, "top_p": self.p, "likelihood": self.likelihood, "value": self.temperature}
         return configure(self.temperature_controller, self.temperature_controller_kwargs, named)
 
+    def idle(self) -> dict[str, str]:
+        """Parameters that this training run does not read, each with what would have it read."""
+        controller = self.configure_controller()
+        named = {"tampo": ("alpha", "p", "likelihood"), "fixed": ("temperature",)}
+        idle = {
+            parameter: f"temperature_controller {reader}"
+            for reader, parameters in named.items()
+            if reader != self.temperature_controller
+            for parameter in parameters
+        }
+        if not controller.uses_warmup:
+            readers = "a temperature_controller with a warm-up, such as tampo"
+            idle |= dict.fromkeys(("meta_warmup_ratio", "meta_warmup_temperature"), readers)
+        if self.beta == 0:
+            idle["use_bias_correction_kl"] = "beta above 0"
+        if not self.use_adaptive_entropy:
+            idle["entropy_target"] = "use_adaptive_entropy true"
+        if self.loss_temperature == "sampling":
+            idle["loss_importance_cap"] = "loss_temperature one"
+        weights = [name for name in type(self).model_fields if name.startswith("vllm_importance_sampling_")]
+        if self.rollout_engine == "transformers":
+            idle |= dict.fromkeys(weights, "rollout_engine vllm-colocate or vllm-server")
+        elif not self.vllm_importance_sampling_correction:
+            weights.remove("vllm_importance_sampling_correction")
+            idle |= dict.fromkeys(weights, "vllm_importance_sampling_correction true")
+        return idle
+
     def identity(self) -> dict[str, Any]:
         """What decides the result of this training run: all values but those that only other controllers read."""
-        controller = self.configure_controller()
-        idle = {"alpha", "p", "likelihood", "temperature"}
-        if not controller.uses_warmup:
-            idle |= {"meta_warmup_ratio", "meta_warmup_temperature"}
+        excluded = {*self.idle(), *_ADDRESSES, "alpha", "p", "likelihood", "temperature"}  # the controller has these
         if self.rollout_engine == "vllm-server":
-            idle.add("processes")  # one server draws for all
-        if self.beta == 0:
-            idle.add("use_bias_correction_kl")
-        if not self.use_adaptive_entropy:
-            idle.add("entropy_target")
-        if self.loss_temperature == "sampling":
-            idle.add("loss_importance_cap")
-        weights = {name for name in type(self).model_fields if name.startswith("vllm_importance_sampling_")}
-        if self.rollout_engine == "transformers":
-            idle |= weights
-        elif not self.vllm_importance_sampling_correction:
-            idle |= weights - {"vllm_importance_sampling_correction"}
-        own = _without_older(self.model_dump(mode="json", exclude={*idle, *_ADDRESSES}))
+            excluded.add("processes")  # one server draws for all
+        own = _without_older(self.model_dump(mode="json", exclude=excluded))
         values = {
             name: value
-            for name, value in resolved(controller).items()
+            for name, value in resolved(self.configure_controller()).items()
             if name not in _CONTROLLERS_BEFORE or value != _CONTROLLERS_BEFORE[name]
         }
         return own | {"temperature_controller_kwargs": values}

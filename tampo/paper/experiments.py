@@ -135,7 +135,7 @@ def _regret_rows(*keys: str) -> tuple[Method, ...]:
     return tuple(next(method for method in REGRET_ROWS if method.key == key) for key in keys)
 
 
-# Rows of the study of a task that changes, and of that of replays, which share runs with the regret study.
+# Rows of the study of a task that changes, and of that of replays.
 DRIFT_ROWS = _regret_rows("fixed-0.9", "fixed-1.2", "linear-down", "tampo")
 REPLAY_ROWS = _regret_rows("fixed-1", "fixed-1.2", "linear-down", "random", "tampo")
 
@@ -153,6 +153,7 @@ EVALUATION_TEMPERATURES = (0.6, 1.4)  # besides the paper's 1.0
 CHOICE_PARAMS = {"smoke": "smoke-choice", "mini": "mini-choice", "paper": "paper-ecqa"}
 RARE_PARAMS = {"smoke": "smoke-rare", "mini": "mini-rare"}
 DRIFT_PARAMS = {"smoke": "smoke-drift", "mini": "mini-drift"}
+REPLAY_PARAMS = {"smoke": "smoke-facts", "mini": "mini-facts-long"}
 
 # The regimes of studies by scale, each with its title, its parameter file, and what differs from that.
 REGIMES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
@@ -223,12 +224,6 @@ def regret_jobs(params: Params) -> dict[tuple[str, float, str, int], Job]:
     return jobs
 
 
-def replay_params(params: Params) -> Params:
-    """The parameters of the study of replays: the regime of facts, evaluated as in the regret study at T = 1."""
-    evaluation = {"eval_temperature": 1.0, "eval_samples": REGRET_EVALUATIONS[params.scale][1.0]}
-    return regime_params(params)["facts"].model_copy(update=evaluation)
-
-
 def replay_rows(params: Params) -> tuple[Method, ...]:
     """The rows of the study of replays, without the replays: all, or two at the smoke scale."""
     return REPLAY_ROWS[-2:] if params.scale == "smoke" else REPLAY_ROWS
@@ -236,7 +231,7 @@ def replay_rows(params: Params) -> tuple[Method, ...]:
 
 def replayed_jobs(params: Params) -> dict[tuple[str, int], Job]:
     """The runs of the study of replays that need no other runs: all but the replays themselves."""
-    return experiment_jobs(replay_params(params), replay_rows(params))
+    return experiment_jobs(params, replay_rows(params))
 
 
 def loss_methods(params: Params) -> tuple[Method, ...]:
@@ -356,7 +351,7 @@ EXPERIMENTS = {
             "study_replay",
             REPLAY_ROWS,
             "the adaptation of the temperature, or its course",
-            _REGIME_SCALES,
+            REPLAY_PARAMS,
             more_seeds=5,
             special_jobs=replayed_jobs,
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from tampo.config import ConfigError, Params, load_params
+from tampo.config import ConfigError, Params, load_params, refuse_idle
 from tampo.controllers.registry import CONTROLLERS
 from tampo.files import atomic_path
 from tampo.inference.evaluate import problem_scores
@@ -93,9 +93,12 @@ def sweep(
     for controller in controllers:
         for seed in seeds or params.seeds:
             varied = {"temperature_controller": controller, "seed": seed}
-            check_problem_count(params.training(**varied))
-            job = Job(f"{controller}, seed {seed}", params.evaluation(), params.training(**varied), params.model)
-            runs[controller, seed] = Run(job, resources.launch(source, changes | varied))
+            training = params.training(**varied)
+            check_problem_count(training)
+            job = Job(f"{controller}, seed {seed}", params.evaluation(), training, params.model)
+            read = {name: value for name, value in changes.items() if name not in training.idle()}
+            runs[controller, seed] = Run(job, resources.launch(source, read | varied))
+    refuse_idle(changes, [run.job.training for run in runs.values() if run.job.training])
     jobs = [run.job for run in runs.values()]
     if resources.use_slurm():
         # Unless sbatch's options name GPUs: this machine's may be other than those that the jobs will have.

@@ -9,7 +9,7 @@ from tampo.config import load_params
 from tampo.controllers.base import RunSettings
 from tampo.controllers.registry import make_controller
 from tampo.paper import replay
-from tampo.paper.experiments import EXPERIMENTS, REPLAY_ROWS, controller_title, regret_jobs, replay_params, replay_rows
+from tampo.paper.experiments import EXPERIMENTS, REPLAY_ROWS, controller_title, regret_jobs, replay_rows
 from tampo.paper.replay import REPLAY, replay_differences, replay_jobs, with_replays
 from tampo.paper.results import Result, pass_scores
 from tampo.runs.store import RunStore
@@ -52,7 +52,7 @@ def result_of(seeds, right=3):
 
 
 def facts(seeds):
-    return replay_params(load_params("smoke", {"seeds": seeds, "max_steps": STEPS}))
+    return load_params("smoke-facts", {"seeds": seeds, "max_steps": STEPS})
 
 
 def test_each_seed_replays_the_next_one():
@@ -90,19 +90,25 @@ def test_titles_of_long_courses_are_short():
     assert controller_title("staged", {"stages": stages}) == "Staged (0.6 ... 0.99, 40 stages)"
 
 
-@pytest.mark.parametrize("scale", ["smoke", "mini"])
-def test_its_runs_are_those_of_the_regret_study(scale):
-    """The same folders: trained and evaluated once."""
-    params, store = load_params(scale, {"seeds": [0, 1]}), RunStore.named(scale)
+@pytest.mark.parametrize(("scale", "given"), [("smoke", {}), ("mini", {"max_steps": 120})])
+def test_with_as_many_steps_its_runs_are_those_of_the_regret_study(scale, given):
+    """The same folders: trained and evaluated once. By default the mini scale trains longer here."""
+    experiment, store = EXPERIMENTS["study_replay"], RunStore.named(scale)
     regret = {
         (key, seed): job.folder(store)
-        for (regime, t, key, seed), job in regret_jobs(params).items()
+        for (regime, t, key, seed), job in regret_jobs(load_params(scale, {"seeds": [0, 1]})).items()
         if (regime, t) == ("facts", 1.0)
     }
-    own = EXPERIMENTS["study_replay"].special_jobs(params)
+    params = load_params(experiment.source(scale), {"seeds": [0, 1]} | given)
+    own = experiment.special_jobs(params)
     shared = {name: job.folder(store) for name, job in own.items() if name in regret}
     assert shared and all(regret[name] == folder for name, folder in shared.items())
     assert len(own) == 2 * len(replay_rows(params))
+
+
+def test_it_trains_twice_as_long_as_the_regret_study():
+    study = EXPERIMENTS["study_replay"]
+    assert load_params(study.source("mini")).max_steps == 240 == 2 * load_params("mini-facts").max_steps
 
 
 def test_more_seeds_where_several_are_given():
