@@ -1,11 +1,24 @@
 """What a model's folder must hold, checked before a library stumbles over it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tampo.config import ConfigError
 
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model", "merges.txt")  # all that transformers' tokenizers read
+
+# Sizes in config.json that every model here has.
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+
+
+def wrong_size(config: Mapping[str, object]) -> str | None:
+    """What is wrong with a size in a config.json, if anything: a model cannot be built from it."""
+    for name in (name for name in _SIZES if name in config):
+        value = config[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+            return f"{name} in config.json must be a whole number above 0, not {str(value)[:40]!r}"
+    return None
 
 
 def checked_model(path: str, name: str) -> str:
@@ -33,6 +46,8 @@ def checked_model(path: str, name: str) -> str:
     named = config.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(config.get("model_type"), str):
         raise refuse("config.json must have model_type and architectures, such as [Qwen2ForCausalLM]")
+    if wrong := wrong_size(config):
+        raise refuse(wrong)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and not any(folder.glob("*.bin")):
         raise refuse("there is no file of weights, such as model.safetensors")

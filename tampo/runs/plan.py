@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
 from tampo.config import ConfigError, Params
+from tampo.runs.model_files import wrong_size
 from tampo.runs.plan_gpus import BF16_CAPABILITY, GPU, LOWEST_CAPABILITY, Layout
 from tampo.runs.plan_memory import CHECKPOINTS, ENGINE_OVERHEAD, Memory, Shape, kv_cache, memory
 from tampo.runs.plan_times import Range, evaluation_time, step_times
@@ -177,9 +179,12 @@ def model_config(model: str, revision: str | None = None) -> PretrainedConfig:
         return Qwen2Config(**KNOWN[model])  # the vocabulary has the default size
     try:
         # A revision means nothing to a folder, and transformers ignores it there.
-        return AutoConfig.from_pretrained(local_model(model) or model, revision=revision or "main").get_text_config()
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(local_model(model) or model, revision=revision or "main").get_text_config()
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"Cannot read the sizes of model {model!r}: {error}") from error
+    if wrong := wrong_size(config.to_dict()):
+        raise ConfigError(f"Cannot read the sizes of model {model!r}: {wrong}.")
+    return config
 
 
 NO_FIT = "does NOT fit"  # in the text of `describe`, where a part is too large

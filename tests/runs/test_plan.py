@@ -5,11 +5,13 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tampo.cli import main
 from tampo.config import ConfigError, load_params
+from tampo.runs.model_files import checked_model
 from tampo.runs.plan import KNOWN, count_parameters, describe, model_config, plan, ways_out
 from tampo.runs.plan_gpus import GPUS, Layout, choose_layout, find_gpu
 from tampo.runs.plan_memory import Shape, Sizes, checkpoint
 from tampo.runs.plan_times import evaluation_problems
 from tampo.tasks.mini_model import mini_model_path
+from tests.helpers import changed_model
 
 
 @pytest.mark.parametrize(("name", "parameters"), zip(KNOWN, (1_777_088_000, 3_085_938_688, 494_032_768), strict=True))
@@ -23,6 +25,28 @@ def test_sizes_are_read_from_a_config():
     assert count_parameters(model_config("mini")) == model.num_parameters()
     with pytest.raises(ConfigError, match="Cannot read the sizes of model 'no/such'"):
         model_config("no/such")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", -3),
+        ("hidden_size", "abc"),
+        ("num_attention_heads", 0),
+        ("vocab_size", 10**30),
+        ("vocab_size", None),
+        ("num_hidden_layers", 10**9),
+        ("layer_types", 3),
+    ],
+)
+def test_sizes_that_no_model_has(tmp_path, capsys, name, value):
+    folder = changed_model(mini_model_path(), tmp_path / "model", config={name: value})
+    assert main(["plan", "one-gpu", "--model", str(folder)]) == 2
+    assert "Cannot read the sizes of model" in (said := capsys.readouterr().err)
+    assert name in said
+    if name != "layer_types" and value != 10**9:
+        with pytest.raises(ConfigError, match=f"cannot be loaded: {name} in config.json must be a whole number above"):
+            checked_model(str(folder), "mine")
 
 
 SMALL = Qwen2Config(
