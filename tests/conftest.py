@@ -1,6 +1,8 @@
 """A random model of a few thousand parameters, for tests of the machinery (the mini model is for tests of results)."""
 
+import functools
 import gc
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -30,6 +32,8 @@ torch.set_num_threads(1)
 # of a run of the tiny model.
 gc.collect()
 gc.freeze()
+# It also reads the metadata of installed packages at each save and evaluation: a tenth of such a run.
+importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
 
 ALPHABET = "0123456789+= abcdef"
 
