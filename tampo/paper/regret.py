@@ -344,6 +344,21 @@ def regret_rows(tables: Mapping[str, pd.DataFrame], robust: pd.DataFrame | None 
     return pd.DataFrame(columns)
 
 
+_CAPTION = (
+    "Points of Pass@k below the best fixed temperature of a regime, which validation problems chose, on test problems: "
+    "the mean over the regimes and the worst one, with 95 % intervals over problems and training seeds. A negative "
+    "number is a gain. Evaluated at T = 1, or at the evaluation temperature that suits each row on validation "
+    "problems. IQM: the interquartile mean of Pass@1 over regimes and seeds, in percent. The last column is the "
+    "probability that a run scores more than one of the best fixed temperature; 50 % is even. Manifest: "
+    "regret.manifest.json."
+)
+
+
+def regret_markdown(rows: pd.DataFrame) -> str:
+    """The table of `regret_rows` in Markdown, with its caption."""
+    return f"{_CAPTION}\n\n{rows.to_markdown(disable_numparse=True)}\n"
+
+
 # Rows of a table of half a page: two fixed temperatures, a schedule, chance, two rules.
 BRIEF = ("fixed-0.6", "fixed-1", "linear-down", "random", "learning-signal", "tampo")
 

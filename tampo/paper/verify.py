@@ -52,7 +52,8 @@ def verify(
     """
     here = read_manifests(folder)
     if not here:
-        others = sorted(path for path in folder.glob("*") if read_manifests(path))
+        near = [folder.parent, *folder.parent.glob("*"), *folder.glob("*")]
+        others = sorted(path for path in near if read_manifests(path))
         named = f" Is it {' or '.join(map(os.path.relpath, others))}?" if others else ""
         raise ConfigError(f"There are no results in {folder}. `tampo reproduce` and the notebooks make them.{named}")
     if folder.resolve().is_relative_to(project_root() / "results" / "reference"):

@@ -27,6 +27,7 @@ from tampo.paper.regret import (
     pass_curves,
     pass_figure,
     regret,
+    regret_markdown,
     regret_rows,
     regret_table,
     robust_table,
@@ -164,6 +165,10 @@ def test_iqm_and_improvement_are_over_tasks_and_seeds():
     assert robust.loc[WARM.title, "improvement"] == pytest.approx(0.75), "above in a, equal in b"
     shown = regret_rows({"pass@1": regret_table(found)}, robust_table(found))
     assert shown.loc[WARM.title, "better than the best fixed T"] == "75%"
+    caption, header, *lines = regret_markdown(shown).strip().replace("\n\n", "\n").splitlines()
+    assert "regret.manifest.json" in caption and header.startswith("| title")
+    row = next(line for line in lines if RULE.title in line)
+    assert "| 55.0 " in row and "| 3 " in row, "numbers as they are written"
 
 
 def test_pass_at_k_needs_as_many_samples():

@@ -273,10 +273,12 @@ def test_what_cannot_be_compared_says_why(reference, mine, tmp_path, capsys):
     assert "seeds" in capsys.readouterr().err
     make_results(mine / "seeds=3-4")
     assert main(["verify", "smoke", "--seeds", "1-2"]) == 2
-    assert re.search(r"There are no results in \S*smoke/seeds=1-2\.", capsys.readouterr().err)
+    assert re.search(r"no results in \S*smoke/seeds=1-2\..* Is it \S*smoke/seeds=3-4\?$", capsys.readouterr().err)
     assert main(["verify", "smoke"]) == 2
     assert re.search(r"Is it \S*smoke/seeds=3-4\?$", capsys.readouterr().err)
     make_results(mine)
+    assert main(["verify", "smoke", "--seeds", "1-2"]) == 2
+    assert re.search(r"Is it \S*smoke or \S*smoke/seeds=3-4\?$", capsys.readouterr().err)
     assert main(["verify", "smoke", "--seeds", "3-4"]) == 0
     assert main(["verify", "smoke", "--seeds", "0"]) == 0, "the scale's own seeds"
     capsys.readouterr()
