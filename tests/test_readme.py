@@ -58,7 +58,23 @@ def test_numbers_are_those_of_the_results():
     brief = brief_regret(regrets[regrets["metric"] == "pass@1"])
     assert brief in docs("findings.md") and brief in TEXT
     value = claims.set_index("claim").loc["TAMPO is above the best fixed temperature in Pass@1", "value"]
-    assert f"It is {-value:.1f} points of Pass@1 below the best one." in TEXT
+    assert f"TAMPO is {-value:.1f} points of Pass@1 below the best row" in TEXT
+
+
+def test_differences_in_the_studies_are_those_of_the_results():
+    """Of replays and of a task that changes: every interval is in the findings, that to the replays in README too."""
+    found, studies = docs("findings.md"), REFERENCE / "studies"
+    for row in pd.read_csv(studies / "study_replay.differences.csv").itertuples():
+        shown = f"{row.low:.1f} to {row.high:.1f}"
+        assert shown in found, row.rival
+        assert shown in TEXT or not row.rival.startswith("Replay")
+    drift = pd.read_csv(studies / "study_drift.differences.csv")
+    for row in drift[drift["metric"] == "pass@1"].itertuples():
+        either_way = {f"{row.low:.1f} to {row.high:.1f}", f"{-row.high:.1f} to {-row.low:.1f}"}
+        assert any(shown in found for shown in either_way), row.rival
+    rises = pd.read_csv(studies / "study_drift.rise.csv")
+    for row in rises[rises["period"] == "steps 1 to 20"].itertuples():
+        assert f"{row.low:.2f} to {row.high:.2f}" in found, row.step
 
 
 def test_costs_are_those_of_the_results():

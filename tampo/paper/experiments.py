@@ -137,7 +137,7 @@ def _regret_rows(*keys: str) -> tuple[Method, ...]:
 
 # Rows of the study of a task that changes, and of that of replays.
 DRIFT_ROWS = _regret_rows("fixed-0.9", "fixed-1.2", "linear-down", "tampo")
-REPLAY_ROWS = _regret_rows("fixed-1", "fixed-1.2", "linear-down", "random", "tampo")
+REPLAY_ROWS = _regret_rows("fixed-1.2", "linear-down", "random", "tampo")
 
 # T in the loss, or a property of the behaviour policy only.
 LOSS_TEMPERATURE_ROWS = tuple(
