@@ -84,11 +84,20 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{name} is written twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+    @classmethod
+    def read(cls, text: str) -> Any:
+        """What a YAML document says; raises yaml.YAMLError."""
+        loader = cls(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """The values in a YAML file, over those of the file that its `base` names."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        values = _Loader.read(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in month 13
         raise ConfigError(f"Cannot read the parameters in {path}: {error}") from error
     if not isinstance(values, dict):
