@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 from tampo.config.errors import ConfigError, explain
 from tampo.config.text import expand_ranges, list_items, mapping, refuse_null_characters
 from tampo.controllers.base import RunSettings, TemperatureController, default_of, help_of, resolved
-from tampo.controllers.registry import CONTROLLERS, configure
+from tampo.controllers.registry import CONTROLLERS, NAMED, configure
 from tampo.controllers.schedules import Fixed
 from tampo.controllers.tampo import TAMPO
 from tampo.extras import extra
@@ -41,6 +41,8 @@ _ADDRESSES = frozenset(
     | {"vllm_gpu_memory_utilization"}
     | {"device"}  # where it changes a run, `tampo.runs.identity` adds it
 )
+# Parameters here that are those of a controller (`NAMED`), by their names there.
+_CONTROLLERS_OWN = {"alpha": "alpha", "p": "top_p", "likelihood": "likelihood", "temperature": "value"}
 
 # What runs had before these were parameters. A run with these values is known without them, as it was then.
 _BEFORE: dict[str, Any] = {
@@ -296,18 +298,17 @@ class TrainingConfig(_DataConfig):
 
     def configure_controller(self) -> TemperatureController:
         """The controller with its parameters, before a run. Raises a ValueError that names a bad one."""
-        named = {"alpha": self.alpha, "top_p": self.p, "likelihood": self.likelihood, "value": self.temperature}
+        named = {parameter: getattr(self, name) for name, parameter in _CONTROLLERS_OWN.items()}
         return configure(self.temperature_controller, self.temperature_controller_kwargs, named)
 
     def idle(self) -> dict[str, str]:
         """Parameters that this training run does not read, each with what would have it read."""
         controller = self.configure_controller()
-        named = {"tampo": ("alpha", "p", "likelihood"), "fixed": ("temperature",)}
         idle = {
-            parameter: f"temperature_controller {reader}"
-            for reader, parameters in named.items()
-            if reader != self.temperature_controller
-            for parameter in parameters
+            name: f"temperature_controller {reader}"
+            for name, parameter in _CONTROLLERS_OWN.items()
+            for reader, parameters in NAMED.items()
+            if parameter in parameters and reader != self.temperature_controller
         }
         if not controller.uses_warmup:
             readers = "a temperature_controller with a warm-up, such as tampo"
@@ -328,7 +329,7 @@ class TrainingConfig(_DataConfig):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of this training run: all values but those that only other controllers read."""
-        excluded = {*self.idle(), *_ADDRESSES, "alpha", "p", "likelihood", "temperature"}  # the controller has these
+        excluded = {*self.idle(), *_ADDRESSES, *_CONTROLLERS_OWN}
         if self.rollout_engine == "vllm-server":
             excluded.add("processes")  # one server draws for all
         own = _without_older(self.model_dump(mode="json", exclude=excluded))

@@ -14,8 +14,8 @@ _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden
 
 def wrong_size(config: Mapping[str, object]) -> str | None:
     """What is wrong with a size in a config.json, if anything: a model cannot be built from it."""
-    for name in (name for name in _SIZES if name in config):
-        value = config[name]
+    for name in _SIZES:
+        value = config.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
             return f"{name} in config.json must be a whole number above 0, not {str(value)[:40]!r}"
     return None

@@ -77,9 +77,8 @@ def evaluate(
     from tampo.inference.precision import evaluation_dtype
     from tampo.runs.apart import evaluation_processes, train_apart, trains_apart
     from tampo.runs.devices import check_evaluation_device, torch_device
-    from tampo.runs.model_files import checked_model
-    from tampo.runs.scaled_models import scaled_model
-    from tampo.runs.training_data import check_problem_count, local_model, model_folder
+    from tampo.runs.scaled_models import base_model
+    from tampo.runs.training_data import check_problem_count, local_model
 
     _check_step(config, training)
     if training is not None and store.load("training", training_identity(training)) is None:
@@ -103,8 +102,7 @@ def evaluate(
                 )
             weights = str(local_model(model) or model)
         else:
-            weights = checked_model(model_folder(model, config.model_revision), model)
-            weights = scaled_model(weights, config.base_logit_scale)
+            weights = base_model(model, config.model_revision, config.base_logit_scale)
         options: dict[str, Any]
         if config.eval_engine == "transformers":
             device = torch_device(config.device, name)

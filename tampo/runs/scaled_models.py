@@ -13,6 +13,8 @@ from filelock import FileLock
 from tampo.config import ConfigError
 from tampo.project import cache_folder
 from tampo.runs.identity import folder_content
+from tampo.runs.model_files import checked_model
+from tampo.runs.training_data import model_folder
 
 
 def scaled_model(folder: str, scale: float) -> str:
@@ -35,6 +37,20 @@ def scaled_model(folder: str, scale: float) -> str:
                 _write(Path(folder), scale, Path(temporary, "model"))
                 Path(temporary, "model").rename(target)
     return str(target)
+
+
+def base_model(model: str, revision: str | None, scale: float) -> str:
+    """The folder to load a base model from: found, checked, and with its logits times `scale`.
+
+    Args:
+        model: The model as a config names it.
+        revision: Commit, branch or tag of a model on the hub.
+        scale: Factor of the logits (`base_logit_scale`).
+
+    Raises:
+        ConfigError: As `model_folder`, `checked_model` and `scaled_model`.
+    """
+    return scaled_model(checked_model(model_folder(model, revision), model), scale)
 
 
 def _write(folder: Path, scale: float, target: Path) -> None:

@@ -89,16 +89,18 @@ def sweep(
         )
     path = _folder(source, params, controllers, seeds) / "sweep.csv"
     check_folder(path.parent, "output_dir")
-    store, runs = RunStore.of(params), Runs()
+    store, runs, trainings = RunStore.of(params), Runs(), []
     for controller in controllers:
         for seed in seeds or params.seeds:
             varied = {"temperature_controller": controller, "seed": seed}
             training = params.training(**varied)
             check_problem_count(training)
             job = Job(f"{controller}, seed {seed}", params.evaluation(), training, params.model)
-            read = {name: value for name, value in changes.items() if name not in training.idle()}
+            idle = training.idle()
+            read = {name: value for name, value in changes.items() if name not in idle}
             runs[controller, seed] = Run(job, resources.launch(source, read | varied))
-    refuse_idle(changes, [run.job.training for run in runs.values() if run.job.training])
+            trainings.append(training)
+    refuse_idle(changes, trainings)
     jobs = [run.job for run in runs.values()]
     if resources.use_slurm():
         # Unless sbatch's options name GPUs: this machine's may be other than those that the jobs will have.

@@ -26,17 +26,15 @@ from tampo.inference.sampling import sample_with_log_probs
 from tampo.runs.checkpoints import agreed_checkpoint, seal_checkpoint
 from tampo.runs.devices import check_training_device, launch_line, on_gpu
 from tampo.runs.interrupts import Interrupted, StopRequest, check_shutdown_timeout, stop_on_signals
-from tampo.runs.model_files import checked_model
 from tampo.runs.objective import OBJECTIVE
 from tampo.runs.processes import any_process, by_first, process_count
-from tampo.runs.scaled_models import scaled_model
+from tampo.runs.scaled_models import base_model
 from tampo.runs.store import KEPT
 from tampo.runs.training_data import (
     asked_problems,
     check_problem_count,
     leave_out_long_prompts,
     load_training_data,
-    model_folder,
     reward_functions,
 )
 from tampo.runs.weights import check_weights
@@ -225,8 +223,7 @@ def make_trainer(
     check_training_device(config)
     check_problem_count(config)
     suite = get_suite(config.suite, config.grader, config.data_dir)
-    path = checked_model(model_folder(config.model, config.model_revision), config.model)
-    path = scaled_model(path, config.base_logit_scale)
+    path = base_model(config.model, config.model_revision, config.base_logit_scale)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     loaded = leave_out_long_prompts(load_training_data(config), suite, tokenizer, config.max_prompt_length)
     check_problem_count(config, loaded)
